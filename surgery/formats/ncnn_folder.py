@@ -1,0 +1,72 @@
+"""A model folder of rife-ncnn-vulkan: `flownet.param` with `flownet.bin` beside it.
+
+Source: rife-ncnn-vulkan rife.cpp, `RIFE::load`, which fixes the file names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from surgery.errors import FormatError
+from surgery.formats.ncnn_bin import WeightsRead, read_weights, write_weights
+from surgery.formats.ncnn_param import MAX_FILE_CHARACTERS, NcnnGraph, parse, render
+from surgery.output import new_folder
+
+NETWORK = "flownet"
+
+
+def read_model(folder: Path, network: str = NETWORK) -> tuple[NcnnGraph, WeightsRead]:
+    """The graph of `folder` with its weights, and what reading them found.
+
+    Raises:
+        FormatError: a file is missing or breaks its format.
+    """
+    graph = parse(read_param_text(folder / f"{network}.param"), str(folder / f"{network}.param"))
+    return graph, read_weights(graph, folder / f"{network}.bin")
+
+
+def read_param_text(path: Path) -> str:
+    """The text of a `.param`.
+
+    Raises:
+        FormatError: the file is missing, too large, or no UTF-8 text.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_CHARACTERS:
+            raise FormatError(f"{path}: {size} bytes; at most {MAX_FILE_CHARACTERS} are read")
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{path}, byte {error.start}: not UTF-8 text; a .param is text (is this a .bin, or "
+            "ncnn's binary .param.bin?)"
+        ) from error
+
+
+def write_model(
+    folder: Path,
+    graph: NcnnGraph,
+    *,
+    fp16: bool = True,
+    network: str = NETWORK,
+    force: bool = False,
+) -> None:
+    """Make `folder` with the two files of `graph`; it appears whole or not at all.
+
+    Raises:
+        FormatError: the graph has structural faults.
+        SurgeryError: the weights cannot be written.
+        OutputExists: `folder` exists and `force` is not set.
+    """
+    # Both are complete before the first byte is written.
+    text, weights = render(graph), write_weights(graph, fp16)
+    with new_folder(folder, force=force) as temporary:
+        write_network(temporary, text, weights, network)
+
+
+def write_network(folder: Path, text: str, weights: bytes, network: str = NETWORK) -> None:
+    """Write the two files of one network into `folder`, a folder that is not yet in place."""
+    (folder / f"{network}.param").write_text(text, encoding="utf-8", newline="\n")
+    (folder / f"{network}.bin").write_bytes(weights)

@@ -1,0 +1,187 @@
+"""Files and folders that appear whole or not at all.
+
+Everything is written under a temporary name beside its target and then renamed. A process that is
+killed leaves its temporary behind, and the next write to the same target removes it. A temporary
+in use is locked (`flock`), so that nobody takes a living process's work for a leftover; where the
+platform has no `flock`, leftovers stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from surgery.errors import OutputExists, SurgeryError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_NEW, _OLD = "surgery-new", "surgery-old"
+_LOCK_ATTEMPTS = 3
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def write_file_atomically(path: Path, data: bytes | str, *, force: bool = False) -> None:
+    """Write `data` (text as UTF-8) to `path`; a reader sees the old file or the whole new one.
+
+    Raises:
+        OutputExists: `path` exists and `force` is not set, or it is a folder.
+        SurgeryError: the file cannot be written; nothing is left behind.
+    """
+    target = path.resolve()
+    content = data.encode() if isinstance(data, str) else data
+    _refuse_taken(path, target, force, is_folder=False)
+    with _explain_errors(path, target), _make_temporary(target, is_folder=False) as temporary:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _refuse_taken(path, target, force, is_folder=False)
+        os.replace(temporary, target)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to fill; it becomes `path` when the block ends without an exception.
+
+    With `force` an existing folder stays in place until the new one is complete, and is then
+    replaced as a whole.
+
+    Raises:
+        OutputExists: `path` exists and `force` is not set, or it is one that `force` does not
+            replace: a file, a mount point, a folder that holds the current or the home folder.
+        SurgeryError: the folder cannot be written; nothing is left behind.
+    """
+    target = path.resolve()
+    _refuse_taken(path, target, force, is_folder=True)
+    with _explain_errors(path, target), _make_temporary(target, is_folder=True) as temporary:
+        yield temporary
+        _refuse_taken(path, target, force, is_folder=True)
+        _move_folder(temporary, target)
+
+
+def _refuse_taken(path: Path, target: Path, force: bool, is_folder: bool) -> None:
+    if not target.exists():
+        return
+    if not force:
+        raise OutputExists(f"{path} exists; --force replaces it")
+    if target.is_dir() != is_folder:
+        kind = "file" if is_folder else "folder"
+        raise OutputExists(f"{path} is a {kind}, which --force does not replace; remove it first")
+    if is_folder and _is_precious(target):
+        raise OutputExists(
+            f"{path} holds the folder you work in, your home or a whole file system; --force does "
+            "not replace it, name a folder of its own"
+        )
+
+
+def _is_precious(folder: Path) -> bool:
+    kept = (Path.cwd(), Path.home().resolve())
+    return folder.is_mount() or any(one.is_relative_to(folder) for one in kept)
+
+
+def _move_folder(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(temporary, target)
+        return
+    # A folder with content cannot be renamed over: the old one steps aside. Should the process die
+    # between the two renames, the next write to this target puts the old one back.
+    aside = _name_beside(target, _OLD)
+    with _lock(target):
+        os.rename(target, aside)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            os.rename(aside, target)
+            raise
+        _remove(aside)
+
+
+@contextlib.contextmanager
+def _make_temporary(target: Path, is_folder: bool) -> Iterator[Path]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(target)
+    with contextlib.ExitStack() as stack:
+        for _ in range(_LOCK_ATTEMPTS):
+            temporary = _name_beside(target, _NEW)
+            stack.callback(_remove, temporary)
+            if is_folder:
+                temporary.mkdir()
+            else:
+                temporary.touch(exist_ok=False)
+            # Not locked: another process just took the newcomer for a leftover, and removes it.
+            if stack.enter_context(_lock(temporary)):
+                break
+        yield temporary
+
+
+def _clear_leftovers(target: Path) -> None:
+    if fcntl is None:
+        return
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.({_NEW}|{_OLD})-[0-9a-f]{{8}}")
+    for entry in target.parent.iterdir():
+        match = pattern.fullmatch(entry.name)
+        if match is None or entry.is_symlink():
+            continue
+        with _lock(entry) as is_abandoned:
+            if is_abandoned and match[1] == _OLD and not target.exists():
+                os.rename(entry, target)
+            elif is_abandoned:
+                _remove(entry)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Whether this process has `path` to itself for the length of the block."""
+    if fcntl is None:
+        yield True
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        yield _take(handle, path)
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int, path: Path) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except OSError:
+        return False
+
+
+def _name_beside(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.{kind}-{secrets.token_hex(4)}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _explain_errors(path: Path, target: Path) -> Iterator[None]:
+    """Turn an OSError about the output itself, and no other, into the user's error."""
+    try:
+        yield
+    except OSError as error:
+        names = f"{error.filename} {error.filename2}"
+        is_ours = f".{target.name}.surgery-" in names or names.startswith(f"{target.parent} ")
+        if not is_ours and error.errno not in _NO_ROOM:
+            raise
+        raise SurgeryError(f"{path} cannot be written: {error.strerror}") from error
