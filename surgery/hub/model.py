@@ -1,0 +1,243 @@
+"""Open and close a hub model: the one place where ONNX files become graphs and graphs files.
+
+A hub model is ONNX opset 18 plus the domain `rife` version 1, whose one operator is `rife::Warp`
+(`surgery.hub.warp`). Everything that is known about a model beyond its arithmetic is text in
+`metadata_props` under keys that start with `surgery.`; onnx-graphsurgeon drops every metadata
+property, so it is taken out when a model is opened and put back when it is closed. The function
+body of `rife::Warp` is handled the same way, so that a file always carries the current one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import HubError
+from surgery.hub import warp
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_graphsurgeon as gs
+
+OPSET = 18
+# The newest IR version that every onnxruntime of the last two years reads (IR 10: onnxruntime 1.18).
+IR_VERSION = 10
+KEY_PREFIX = "surgery."
+V4_INPUTS = {"in0": 3, "in1": 3, "in2": 1}
+V4_OUTPUT = "out0"
+# protobuf's own limit for one message; beyond it tensors have to live in external data.
+MAX_MODEL_BYTES = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class HubMetadata:
+    """What a hub model says about itself.
+
+    Attributes:
+        kind: `v4` for the single network with inputs in0, in1 and in2.
+        timestep: `plane` when `in2` is obeyed, `fixed 0.5` when the donor knows no other.
+        padding: height and width must be multiples of this many pixels.
+        scale_list: the resolution each block works at, as the donor's divisors.
+        warps: how many `rife::Warp` the donor calls in one frame.
+        version: the donor's version (`4.26`), empty when nobody knows it.
+        architecture: the group of versions with the same code and shapes.
+        donor: what was converted, without any path.
+        exporter: what made the graph.
+        ensemble: whether every block is evaluated in both directions and averaged.
+        folded_betas: whether the donor's ResConv betas have been folded into weights.
+        source_sha256: hash of the donor's source file.
+        weights_sha256: hash of the donor's weights (names, shapes and values).
+        weights: where the weights came from (`random, seed 1` or a file name).
+        baked: decisions that the graph can no longer take, in words.
+        tools: versions of what made the file.
+    """
+
+    kind: str = "v4"
+    timestep: str = "plane"
+    padding: int = 32
+    scale_list: tuple[float, ...] = ()
+    warps: int = 0
+    version: str = ""
+    architecture: str = ""
+    donor: str = ""
+    exporter: str = ""
+    ensemble: bool = False
+    folded_betas: bool = False
+    source_sha256: str = ""
+    weights_sha256: str = ""
+    weights: str = ""
+    baked: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+
+    def to_properties(self) -> dict[str, str]:
+        """Render as `metadata_props`: strings as they are, everything else as JSON."""
+        properties = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            properties[KEY_PREFIX + field.name] = (
+                value if isinstance(value, str) else json.dumps(value)
+            )
+        return properties
+
+    @classmethod
+    def from_properties(cls, properties: dict[str, str]) -> HubMetadata:
+        """Read back what `to_properties` wrote.
+
+        Raises:
+            HubError: the properties are not a hub model's, or a value does not parse.
+        """
+        if KEY_PREFIX + "kind" not in properties:
+            raise HubError(
+                "this ONNX file is not a hub model: it has no metadata 'surgery.kind'; "
+                "make one with 'surgery export' (from PyTorch)"
+            )
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            text = properties.get(KEY_PREFIX + field.name)
+            if text is not None:
+                values[field.name] = _read_property(field.name, text, field.default)
+        return cls(**values)
+
+
+def _read_property(name: str, text: str, default: object) -> object:
+    if isinstance(default, str):
+        return text
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise HubError(f"metadata 'surgery.{name}' is {text!r}, which is not JSON") from error
+    if isinstance(default, tuple):
+        if not isinstance(value, list):
+            raise HubError(f"metadata 'surgery.{name}' is {text!r}; a JSON list is expected")
+        return tuple(value)
+    if not isinstance(value, type(default)):
+        raise HubError(
+            f"metadata 'surgery.{name}' is {text!r}; a {type(default).__name__} is expected"
+        )
+    return value
+
+
+@dataclasses.dataclass
+class HubModel:
+    """A hub model that is open for surgery.
+
+    Attributes:
+        graph: the onnx-graphsurgeon graph, without the function body of `rife::Warp`.
+        metadata: everything else that the file says.
+    """
+
+    graph: gs.Graph
+    metadata: HubMetadata
+
+    def warps(self) -> Iterator[gs.Node]:
+        """Yield the `rife::Warp` nodes in the order of the graph."""
+        return (node for node in self.graph.nodes if is_warp(node))
+
+    def to_onnx(self) -> onnx.ModelProto:
+        """Close the model: a self-contained ModelProto with body, metadata and sorted nodes."""
+        import onnx
+        import onnx_graphsurgeon as gs
+
+        self.graph.cleanup().toposort()
+        self.graph.opset = OPSET
+        self.graph.import_domains = None
+        self.graph.functions = []
+        model = gs.export_onnx(self.graph, do_type_check=False)
+        del model.opset_import[:]
+        model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+        model.opset_import.append(onnx.helper.make_opsetid(warp.DOMAIN, warp.VERSION))
+        model.ir_version = IR_VERSION
+        model.producer_name = "surgery"
+        model.producer_version = ""
+        model.doc_string = ""
+        model.functions.append(warp.warp_function())
+        onnx.helper.set_model_props(model, self.metadata.to_properties())
+        return model
+
+    def replace_metadata(self, **changes: object) -> None:
+        """Change some fields of the metadata."""
+        self.metadata = dataclasses.replace(self.metadata, **changes)  # type: ignore[arg-type]
+
+
+def is_warp(node: gs.Node) -> bool:
+    """Tell whether a node is a `rife::Warp`."""
+    return bool(node.op == warp.OP_TYPE and node.domain == warp.DOMAIN)
+
+
+def from_onnx(model: onnx.ModelProto) -> HubModel:
+    """Open a hub model that is in memory.
+
+    Raises:
+        HubError: the model carries no hub metadata.
+    """
+    import onnx_graphsurgeon as gs
+
+    metadata = HubMetadata.from_properties({p.key: p.value for p in model.metadata_props})
+    bare = type(model)()
+    bare.CopyFrom(model)
+    # Inference results of an earlier graph would outlive the nodes they described.
+    del bare.graph.value_info[:]
+    kept = [f for f in bare.functions if (f.domain, f.name) != (warp.DOMAIN, warp.OP_TYPE)]
+    if kept:
+        raise HubError(
+            f"the model holds the local function {kept[0].domain}::{kept[0].name}; "
+            "a hub model has rife::Warp alone"
+        )
+    del bare.functions[:]
+    return HubModel(gs.import_onnx(bare), metadata)
+
+
+def load_hub(path: Path) -> HubModel:
+    """Open a hub model file.
+
+    Raises:
+        HubError: the file is absent, is not ONNX, or is not a hub model.
+    """
+    return from_onnx(read_onnx(path))
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file whose weights are all inside it.
+
+    Raises:
+        HubError: the file is absent, too large, not ONNX, or points at external data.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        raise HubError(f"{path}: no such file; an .onnx file is expected")
+    if path.stat().st_size > MAX_MODEL_BYTES:
+        raise HubError(f"{path}: over 2 GiB, which one ONNX message cannot be")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise HubError(f"{path}: not an ONNX file ({error})") from error
+    if not model.HasField("graph") or not model.opset_import:
+        raise HubError(f"{path}: not an ONNX model (no graph or no opset)")
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise HubError(
+                f"{path}: tensor {tensor.name!r} lies in external data; "
+                "save the model as one file (onnx.save without save_as_external_data)"
+            )
+    return model
+
+
+def write_hub(model: HubModel, path: Path, *, force: bool = False) -> None:
+    """Verify a hub model and write it, beside and then renamed.
+
+    Raises:
+        HubError: the model is not legal; nothing is written.
+        OutputExists: `path` is taken and `force` is not given.
+    """
+    from surgery.hub.verify import verify_hub
+    from surgery.output import write_file_atomically
+
+    closed = model.to_onnx()
+    verify_hub(closed)
+    write_file_atomically(path, closed.SerializeToString(deterministic=True), force=force)

@@ -1,0 +1,172 @@
+"""Channels and relative size of every tensor in a hub graph.
+
+ONNX's own inference loses height and width at the first Resize of a symbolic size, and with them
+what passes need to know: whether two tensors have the same size. Here a size is a fraction of the
+input's, exact because every factor is a power of two or a small ratio.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from surgery.errors import HubError
+from surgery.hub import ops
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+# Scales arrive as float32; no sensible one has a larger denominator.
+MAX_DENOMINATOR = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """Channels, and height and width as fractions of the model input's."""
+
+    channels: int
+    height: Fraction
+    width: Fraction
+
+    def scaled(self, factor_h: Fraction, factor_w: Fraction) -> Extent:
+        """The same channels at another size."""
+        return Extent(self.channels, self.height * factor_h, self.width * factor_w)
+
+
+Rule = Callable[["gs.Node", list[Extent]], Extent]
+
+
+def infer_extents(graph: gs.Graph) -> dict[str, Extent]:
+    """Infer the extent of every computed tensor, by name.
+
+    The graph must be in topological order. Constants have no extent: their shapes are known.
+
+    Raises:
+        HubError: an operator is not part of the hub dialect, or operands do not fit together.
+    """
+    extents = {
+        tensor.name: Extent(int(tensor.shape[ops.CHANNEL_AXIS]), Fraction(1), Fraction(1))
+        for tensor in graph.inputs
+    }
+    for node in graph.nodes:
+        key = f"{node.domain}::{node.op}" if node.domain else node.op
+        rule = RULES.get(key)
+        if rule is None:
+            raise HubError(f"{node.name}: {key}; a hub model is made of {', '.join(RULES)}")
+        operands = [extents[t.name] for t in ops.data_inputs(node)]
+        try:
+            extents[node.outputs[0].name] = rule(node, operands)
+        except ValueError as error:
+            raise HubError(f"{node.name}: {error}") from error
+    return extents
+
+
+def exact_fraction(factor: float) -> Fraction:
+    """Read a float32 factor as the small fraction that it stands for."""
+    return Fraction(factor).limit_denominator(MAX_DENOMINATOR)
+
+
+def _same(node: gs.Node, operands: list[Extent]) -> Extent:
+    return operands[0]
+
+
+def _broadcast(node: gs.Node, operands: list[Extent]) -> Extent:
+    sizes = {(extent.height, extent.width) for extent in operands}
+    if len(sizes) > 1:
+        raise ValueError(f"operands of different sizes {sorted(map(str, sizes))}")
+    channels = max(extent.channels for extent in operands)
+    for tensor in node.inputs:
+        array = ops.constant(tensor)
+        if array is not None and array.ndim >= 3:
+            channels = max(channels, array.shape[-3])
+    if any(extent.channels not in (1, channels) for extent in operands):
+        raise ValueError(f"channels {[extent.channels for extent in operands]} do not broadcast")
+    return dataclasses.replace(operands[0], channels=channels)
+
+
+def _conv(node: gs.Node, operands: list[Extent]) -> Extent:
+    spec = ops.read_conv(node)
+    weight = ops.constant(node.inputs[1])
+    assert weight is not None  # read_conv has checked it
+    if operands[0].channels != weight.shape[1] * spec.group:
+        raise ValueError(
+            f"{operands[0].channels} channels go into weights for {weight.shape[1] * spec.group}"
+        )
+    halves = Fraction(1, spec.strides[0]), Fraction(1, spec.strides[1])
+    return dataclasses.replace(operands[0].scaled(*halves), channels=int(weight.shape[0]))
+
+
+def _conv_transpose(node: gs.Node, operands: list[Extent]) -> Extent:
+    spec = ops.read_conv(node)
+    weight = ops.constant(node.inputs[1])
+    assert weight is not None  # read_conv has checked it
+    if operands[0].channels != weight.shape[0]:
+        raise ValueError(f"{operands[0].channels} channels go into weights for {weight.shape[0]}")
+    grown = operands[0].scaled(Fraction(spec.strides[0]), Fraction(spec.strides[1]))
+    return dataclasses.replace(grown, channels=int(weight.shape[1]) * spec.group)
+
+
+def _resize(node: gs.Node, operands: list[Extent]) -> Extent:
+    spec = ops.read_resize(node)
+    return operands[0].scaled(exact_fraction(spec.scale_h), exact_fraction(spec.scale_w))
+
+
+def _slice(node: gs.Node, operands: list[Extent]) -> Extent:
+    spec = ops.read_slice(node)
+    if spec.axis not in (ops.CHANNEL_AXIS, ops.CHANNEL_AXIS - 4):
+        raise ValueError(f"axis={spec.axis}; slices of channels are accepted")
+    channels = operands[0].channels
+    start, end, _ = slice(spec.start, spec.end).indices(channels)
+    if end <= start:
+        raise ValueError(f"[{spec.start}:{spec.end}] of {channels} channels is empty")
+    return dataclasses.replace(operands[0], channels=end - start)
+
+
+def _concat(node: gs.Node, operands: list[Extent]) -> Extent:
+    if ops.concat_axis(node) != ops.CHANNEL_AXIS:
+        raise ValueError(f"axis={node.attrs['axis']}; concatenation of channels is accepted")
+    if len({(extent.height, extent.width) for extent in operands}) > 1:
+        raise ValueError("operands of different sizes")
+    return dataclasses.replace(operands[0], channels=sum(e.channels for e in operands))
+
+
+def _depth_to_space(node: gs.Node, operands: list[Extent]) -> Extent:
+    factor = ops.pixel_shuffle_factor(node)
+    channels, rest = divmod(operands[0].channels, factor * factor)
+    if rest:
+        raise ValueError(f"{operands[0].channels} channels are no multiple of {factor * factor}")
+    grown = operands[0].scaled(Fraction(factor), Fraction(factor))
+    return dataclasses.replace(grown, channels=channels)
+
+
+def _warp(node: gs.Node, operands: list[Extent]) -> Extent:
+    image, flow = operands
+    if flow.channels != 2:
+        raise ValueError(f"the flow has {flow.channels} channels; exactly 2 are accepted")
+    if (image.height, image.width) != (flow.height, flow.width):
+        raise ValueError("image and flow differ in size")
+    return image
+
+
+RULES: dict[str, Rule] = {
+    "Add": _broadcast,
+    "Clip": _same,
+    "Concat": _concat,
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "DepthToSpace": _depth_to_space,
+    "Div": _broadcast,
+    "Identity": _same,
+    "LeakyRelu": _same,
+    "Mul": _broadcast,
+    "Neg": _same,
+    "PRelu": _same,
+    "Relu": _same,
+    "Resize": _resize,
+    "Sigmoid": _same,
+    "Slice": _slice,
+    "Sub": _broadcast,
+    "rife::Warp": _warp,
+}

@@ -1,0 +1,109 @@
+"""Decide whether an ONNX model is a legal hub model, and say everything that is wrong at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.errors import HubError
+from surgery.hub import model as hub_model
+from surgery.hub import ops, shapes, warp
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def verify_hub(model: onnx.ModelProto) -> None:
+    """Verify a closed hub model: ONNX's checker first, then the dialect.
+
+    Raises:
+        HubError: the model is not legal; the message lists every fault.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise HubError(f"not a legal ONNX model: {error}") from error
+    faults = [*_check_opsets(model), *_check_body(model), *_check_names(model)]
+    if faults:
+        _refuse(faults)
+    verify_open(hub_model.from_onnx(model))
+
+
+def verify_open(model: hub_model.HubModel) -> None:
+    """Verify a hub model that is open: interface, operators, extents, warps.
+
+    This is what runs after every pass; it reads no weights.
+
+    Raises:
+        HubError: the model is not legal; the message lists every fault.
+    """
+    model.graph.toposort()
+    faults = _check_interface(model)
+    if faults:
+        _refuse(faults)
+    extents = shapes.infer_extents(model.graph)  # refuses operators, sizes and flows
+    output = extents[hub_model.V4_OUTPUT]
+    if (output.channels, output.height, output.width) != (3, 1, 1):
+        faults.append(
+            f"out0 has {output.channels} channels at {output.height} x {output.width} "
+            "of the input's size; 3 channels at full size are expected"
+        )
+    faults += _check_in2(model)
+    found = sum(1 for _ in model.warps())
+    if found != model.metadata.warps:
+        faults.append(f"{found} rife::Warp nodes; the donor calls {model.metadata.warps} warps")
+    if faults:
+        _refuse(faults)
+
+
+def _refuse(faults: list[str]) -> None:
+    raise HubError("not a legal hub model:\n" + "\n".join(f"  {fault}" for fault in faults))
+
+
+def _check_opsets(model: onnx.ModelProto) -> list[str]:
+    wanted = {"": hub_model.OPSET, warp.DOMAIN: warp.VERSION}
+    found = {opset.domain: opset.version for opset in model.opset_import}
+    return [] if found == wanted else [f"opsets {found}; exactly {wanted} are accepted"]
+
+
+def _check_body(model: onnx.ModelProto) -> list[str]:
+    bodies = [(f.domain, f.name) for f in model.functions]
+    if bodies != [(warp.DOMAIN, warp.OP_TYPE)]:
+        return [f"local functions {bodies}; exactly the body of rife::Warp is expected"]
+    return []
+
+
+def _check_names(model: onnx.ModelProto) -> list[str]:
+    names = [node.name for node in model.graph.node]
+    if len(set(names)) == len(names) and all(names):
+        return []
+    doubles = sorted({name for name in names if names.count(name) > 1})
+    return [f"nodes without a name of their own: {doubles or 'nameless ones'}"]
+
+
+def _check_interface(model: hub_model.HubModel) -> list[str]:
+    metadata = model.metadata
+    if metadata.kind != "v4":
+        return [f"kind {metadata.kind!r}; v4 is accepted"]
+    inputs = {t.name: int(t.shape[ops.CHANNEL_AXIS]) for t in model.graph.inputs}
+    outputs = [t.name for t in model.graph.outputs]
+    faults = []
+    if inputs != hub_model.V4_INPUTS:
+        faults.append(f"inputs {inputs}; {hub_model.V4_INPUTS} (name: channels) are expected")
+    if outputs != [hub_model.V4_OUTPUT]:
+        faults.append(f"outputs {outputs}; ['{hub_model.V4_OUTPUT}'] is expected")
+    for tensor in model.graph.inputs:
+        if str(tensor.dtype) != "float32" or tensor.shape[0] != 1:
+            faults.append(f"{tensor.name} is {tensor.dtype} {tensor.shape}; float32 [1,C,H,W] is")
+        if any(not isinstance(size, str) for size in tensor.shape[2:]):
+            faults.append(f"{tensor.name} has the fixed size {tensor.shape[2:]}; H and W are free")
+    return faults
+
+
+def _check_in2(model: hub_model.HubModel) -> list[str]:
+    """A float timestep in a trace leaves `in2` unread, and the model deaf to it."""
+    read = any(t.name == "in2" and t.outputs for t in model.graph.inputs)
+    if model.metadata.timestep == "plane" and not read:
+        return ["in2 is read by no node: the timestep was baked into the graph"]
+    return []

@@ -1,0 +1,49 @@
+"""Drop nodes that return what they are given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.hub import ops
+from surgery.passes import edit
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from surgery.hub.model import HubModel
+
+
+def drop_identities(model: HubModel) -> int:
+    """Drop Identity, x1, /1, +0, -0 and Resize by 1.
+
+    Exact when: always; each returns its input bit for bit.
+    """
+    dropped = 0
+    for node in list(model.graph.nodes):
+        source = _passed_through(node)
+        if source is not None:
+            dropped += edit.bypass(model.graph, node, source)
+    return dropped
+
+
+def _passed_through(node: gs.Node) -> gs.Tensor | None:
+    if node.op == "Identity":
+        return node.inputs[0]
+    if node.op == "Resize":
+        return node.inputs[0] if _keeps_size(node) else None
+    if node.op in ("Mul", "Add"):
+        neutral = 1.0 if node.op == "Mul" else 0.0
+        for operand, other in ((0, 1), (1, 0)):
+            if ops.scalar(node.inputs[operand]) == neutral:
+                return node.inputs[other]
+    if node.op in ("Div", "Sub") and ops.scalar(node.inputs[1]) == (node.op == "Div"):
+        return node.inputs[0]
+    return None
+
+
+def _keeps_size(node: gs.Node) -> bool:
+    try:
+        spec = ops.read_resize(node)
+    except ValueError:
+        return False
+    return spec.scale_h == spec.scale_w == 1.0

@@ -1,0 +1,97 @@
+"""The few graph edits that passes are written with: rewire, add a node, name a constant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+
+def replace_uses(old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let every consumer of `old` read `new`."""
+    for node in list(old.outputs):
+        for index, tensor in enumerate(node.inputs):
+            if tensor is old:
+                node.inputs[index] = new
+
+
+def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Tell whether a tensor is an output of the graph."""
+    return any(tensor is output for output in graph.outputs)
+
+
+def sole_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
+    """Return the only node that reads a tensor, None when there are several or it is an output."""
+    if len(tensor.outputs) != 1 or is_output(graph, tensor):
+        return None
+    return tensor.outputs[0]
+
+
+def producer(tensor: gs.Tensor, *operators: str) -> gs.Node | None:
+    """Return the node that makes a tensor, when it is one of `operators` (any when none given)."""
+    if len(tensor.inputs) != 1:
+        return None
+    node = tensor.inputs[0]
+    return node if not operators or (node.op in operators and not node.domain) else None
+
+
+def add_node(
+    graph: gs.Graph,
+    name: str,
+    operator: str,
+    inputs: list[gs.Tensor],
+    attributes: dict[str, Any] | None = None,
+    output: gs.Tensor | None = None,
+) -> gs.Tensor:
+    """Append a node under a name of its own and return its (new, unless given) output."""
+    import onnx_graphsurgeon as gs
+
+    name = free_name(graph, name)
+    if output is None:
+        output = gs.Variable(f"{name}:0", dtype=np.float32)
+    graph.nodes.append(
+        gs.Node(operator, name, attrs=dict(attributes or {}), inputs=inputs, outputs=[output])
+    )
+    return output
+
+
+def add_copy(graph: gs.Graph, node: gs.Node, name: str, inputs: list[gs.Tensor]) -> gs.Tensor:
+    """Append a copy of a node that reads other inputs and return its output."""
+    return add_node(graph, name, node.op, inputs, node.attrs)
+
+
+def free_name(graph: gs.Graph, wanted: str) -> str:
+    """Return `wanted`, with the lowest number behind it that makes it unique among nodes."""
+    taken = {node.name for node in graph.nodes}
+    if wanted not in taken:
+        return wanted
+    count = 1
+    while f"{wanted}_{count}" in taken:
+        count += 1
+    return f"{wanted}_{count}"
+
+
+def make_constant(name: str, values: np.ndarray) -> gs.Constant:
+    """Make a constant; equal ones are shared again by `merge_duplicates`."""
+    import onnx_graphsurgeon as gs
+
+    return gs.Constant(name, np.ascontiguousarray(values))
+
+
+def take_output(old: gs.Node, new: gs.Node) -> None:
+    """Let `new` produce what `old` produced, under the same tensor (graph outputs included)."""
+    tensor = old.outputs[0]
+    old.outputs.clear()
+    new.outputs.clear()
+    new.outputs.append(tensor)
+
+
+def bypass(graph: gs.Graph, node: gs.Node, source: gs.Tensor) -> bool:
+    """Let the consumers of a node read `source` instead; False when its output is the graph's."""
+    if is_output(graph, node.outputs[0]):
+        return False
+    replace_uses(node.outputs[0], source)
+    return True

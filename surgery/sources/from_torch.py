@@ -1,0 +1,134 @@
+"""Export an unmodified torch network to the hub, through either of torch's exporters.
+
+The network comes from `surgery.sources.stock`, which has put `torch_warp.call_warp` in the place
+of its `warp`. Nothing else about it is changed: what the exporter sees is the stock forward.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+
+from surgery.errors import DonorError
+from surgery.hub import model as hub_model
+from surgery.hub import warp as hub_warp
+from surgery.sources import torch_warp
+from surgery.sources.name_modules import name_after_modules
+from surgery.sources.tidy_export import tidy_export
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx
+
+Exporter = Literal["torchscript", "dynamo"]
+INPUT_NAMES = list(hub_model.V4_INPUTS)
+# Exporters specialise on sizes 0 and 1 and on equal ones; 2 and 3 paddings are neither.
+TRACE_PADDINGS = (2, 3)
+
+
+def export_network(
+    network: torch.nn.Module, padding: int, exporter: Exporter = "torchscript"
+) -> onnx.ModelProto:
+    """Trace `forward(in0, in1, in2) -> out0` with dynamic height and width.
+
+    The result is tidy: constants are initializers, every node is named after the torch module it
+    came from, and nothing names a path of this machine.
+
+    Raises:
+        DonorError: the exporter is unknown or cannot export this network.
+    """
+    if exporter not in get_args(Exporter):
+        raise DonorError(f"exporter {exporter!r}; accepted: {', '.join(get_args(Exporter))}")
+    height, width = (padding * count for count in TRACE_PADDINGS)
+    example = tuple(
+        torch.full((1, channels, height, width), 0.5) for channels in hub_model.V4_INPUTS.values()
+    )
+    export = _export_torchscript if exporter == "torchscript" else _export_dynamo
+    with torch.no_grad(), _without_noise():
+        model = export(network.eval(), example, padding)
+    name_after_modules(model)
+    tidy_export(model)
+    return model
+
+
+def _export_torchscript(
+    network: torch.nn.Module, example: tuple[torch.Tensor, ...], padding: int
+) -> onnx.ModelProto:
+    import onnx
+
+    torch_warp.register_symbolic(hub_model.OPSET)
+    file = io.BytesIO()
+    axes = {2: "H", 3: "W"}
+    torch.onnx.export(
+        network,
+        example,
+        file,
+        dynamo=False,
+        opset_version=hub_model.OPSET,
+        custom_opsets={hub_warp.DOMAIN: hub_warp.VERSION},
+        input_names=INPUT_NAMES,
+        output_names=[hub_model.V4_OUTPUT],
+        dynamic_axes={name: axes for name in (*INPUT_NAMES, hub_model.V4_OUTPUT)},
+        # Folding would bake the constants of one exporter and not of the other.
+        do_constant_folding=False,
+    )
+    return onnx.load_from_string(file.getvalue())
+
+
+def _export_dynamo(
+    network: torch.nn.Module, example: tuple[torch.Tensor, ...], padding: int
+) -> onnx.ModelProto:
+    # Stated as multiples of the padding, the sizes satisfy every resize without a guard.
+    axes = {2: padding * torch.export.Dim("h"), 3: padding * torch.export.Dim("w")}
+    program = torch.onnx.export(
+        network,
+        example,
+        dynamo=True,
+        opset_version=hub_model.OPSET,
+        input_names=INPUT_NAMES,
+        output_names=[hub_model.V4_OUTPUT],
+        dynamic_shapes=tuple(axes for _ in example),
+        custom_translation_table=torch_warp.translation_table(),
+        verbose=False,
+    )
+    assert program is not None  # only dynamo=False returns None
+    return program.model_proto
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Keep the exporters' deprecation notices and progress prints from the user.
+
+    A TracerWarning means that something was baked into the graph: it stays an error.
+    """
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=UserWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("error", category=torch.jit.TracerWarning)
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def describe_tools() -> tuple[str, ...]:
+    """Name the tools that made an export, with their versions, for the metadata."""
+    import onnx
+
+    return (f"torch {torch.__version__}", f"onnx {onnx.__version__}")
+
+
+def freeze_state(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Copy a state dict to float32 tensors on the CPU."""
+    return {name: tensor.detach().to("cpu", torch.float32) for name, tensor in state.items()}

@@ -1,0 +1,91 @@
+"""Bring the graphs of torch's two exporters to one form, without touching what they compute.
+
+Constants become initializers, identities of constants go, initializers that nobody reads go, and
+so does everything that describes the machine: stack traces, doc strings, exporter metadata.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+
+def tidy_export(model: onnx.ModelProto) -> None:
+    """Tidy a fresh export in place."""
+    graph = model.graph
+    _hoist_constants(graph)
+    _bypass_constant_identities(graph)
+    _drop_unread_initializers(graph)
+    _drop_descriptions(model)
+    # Order of initializers differs from exporter to exporter, and from run to run in older ones.
+    ordered = sorted(graph.initializer, key=lambda tensor: tensor.name)
+    del graph.initializer[:]
+    graph.initializer.extend(ordered)
+
+
+def _hoist_constants(graph: onnx.GraphProto) -> None:
+    kept = []
+    for node in graph.node:
+        if node.op_type != "Constant" or node.domain:
+            kept.append(node)
+            continue
+        graph.initializer.append(_read_constant(node))
+    _replace_nodes(graph, kept)
+
+
+def _read_constant(node: onnx.NodeProto) -> onnx.TensorProto:
+    (attribute,) = node.attribute
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        array = numpy_helper.to_array(value)
+    else:  # value_float, value_floats, value_int, value_ints
+        array = np.asarray(value, np.float32 if "float" in attribute.name else np.int64)
+    return numpy_helper.from_array(np.ascontiguousarray(array), node.output[0])
+
+
+def _bypass_constant_identities(graph: onnx.GraphProto) -> None:
+    """The TorchScript exporter writes equal parameters once and an Identity for each twin."""
+    constants = {tensor.name for tensor in graph.initializer}
+    source: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        origin = source.get(node.input[0], node.input[0]) if node.input else ""
+        if node.op_type == "Identity" and origin in constants:
+            source[node.output[0]] = origin
+        else:
+            kept.append(node)
+    for node in kept:
+        node.input[:] = [source.get(name, name) for name in node.input]
+    _replace_nodes(graph, kept)
+
+
+def _drop_unread_initializers(graph: onnx.GraphProto) -> None:
+    read = {name for node in graph.node for name in node.input}
+    read |= {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _drop_descriptions(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
+    model.doc_string = ""
+    graph = model.graph
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    graph.doc_string = ""
+    graph.name = "rife"
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    copies = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copies.append(copy)
+    del graph.node[:]
+    graph.node.extend(copies)
