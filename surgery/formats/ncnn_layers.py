@@ -13,7 +13,7 @@ in the ncnn of July 2022 (b4ba207), of May 2025 and of 2026, unless a comment sa
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ SLICE_EVENLY = -233
 PAD_SAME_UPPER = -233
 PAD_SAME_LOWER = -234
 RESHAPE_ABSENT = -233
+SCALE_FROM_INPUT = -233
 RESHAPE_KEEP = 0
 RESHAPE_INFER = -1
 CROP_TO_THE_END = 2147483647  # crop.cpp clips every end to the size of its axis
@@ -48,16 +49,29 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class ParamSpec:
-    """One `pd.get(key, default)` of ncnn; `follows` is the parameter whose value is the default."""
+    """One `pd.get(key, default)` of ncnn.
+
+    `follows` is the parameter whose value is the default, `least` the smallest value with a
+    meaning and `choices` the only ones.
+    """
 
     key: int
     kind: Kind
     default: int | float | tuple[()]
     follows: ParamSpec | None = None
+    least: int | None = None
+    choices: type[enum.IntEnum] | None = None
 
 
-def _int(key: int, default: int = 0, follows: ParamSpec | None = None) -> ParamSpec:
-    return ParamSpec(key, Kind.INT, default, follows)
+def _int(
+    key: int,
+    default: int = 0,
+    *,
+    follows: ParamSpec | None = None,
+    least: int | None = None,
+    choices: type[enum.IntEnum] | None = None,
+) -> ParamSpec:
+    return ParamSpec(key, Kind.INT, default, follows, least, choices)
 
 
 def _float(key: int, default: float = 0.0) -> ParamSpec:
@@ -174,6 +188,13 @@ class BinaryOpType(enum.IntEnum):
     RPOW = 9
     ATAN2 = 10
     RATAN2 = 11
+    FMOD = 12
+    RFMOD = 13
+    LOGADDEXP = 14
+    FLOOR_DIVIDE = 15
+    RFLOOR_DIVIDE = 16
+    REMAINDER = 17
+    RREMAINDER = 18
 
 
 class UnaryOpType(enum.IntEnum):
@@ -199,6 +220,14 @@ class UnaryOpType(enum.IntEnum):
     LOG10 = 17
     ROUND = 18
     TRUNC = 19
+    SIGN = 20
+    EXPM1 = 21
+    SINH = 22
+    ASINH = 23
+    COSH = 24
+    ACOSH = 25
+    ATANH = 26
+    LOG1P = 27
 
 
 class EltwiseType(enum.IntEnum):
@@ -210,9 +239,8 @@ class EltwiseType(enum.IntEnum):
 
 
 class InterpType(enum.IntEnum):
-    """`resize_type` of Interp (interp.cpp)."""
+    """`resize_type` of Interp (interp.cpp); its default, 0, leaves the output unset."""
 
-    NONE = 0
     NEAREST = 1
     BILINEAR = 2
     BICUBIC = 3
@@ -335,10 +363,10 @@ class Convolution(ParamId):
     NUM_OUTPUT = _int(0)
     KERNEL_W = _int(1)
     KERNEL_H = _int(11, follows=KERNEL_W)
-    DILATION_W = _int(2, 1)
-    DILATION_H = _int(12, follows=DILATION_W)
-    STRIDE_W = _int(3, 1)
-    STRIDE_H = _int(13, follows=STRIDE_W)
+    DILATION_W = _int(2, 1, least=1)
+    DILATION_H = _int(12, follows=DILATION_W, least=1)
+    STRIDE_W = _int(3, 1, least=1)
+    STRIDE_H = _int(13, follows=STRIDE_W, least=1)
     PAD_LEFT = _int(4)
     PAD_RIGHT = _int(15, follows=PAD_LEFT)
     PAD_TOP = _int(14, follows=PAD_LEFT)
@@ -347,7 +375,7 @@ class Convolution(ParamId):
     BIAS_TERM = _int(5)
     WEIGHT_COUNT = _int(6)
     INT8_SCALE_TERM = _int(8)
-    ACTIVATION_TYPE = _int(9)
+    ACTIVATION_TYPE = _int(9, choices=Activation)
     ACTIVATION_PARAMS = _floats(10)
     DYNAMIC_WEIGHT = _int(19)
 
@@ -358,10 +386,10 @@ class ConvolutionDepthWise(ParamId):
     NUM_OUTPUT = _int(0)
     KERNEL_W = _int(1)
     KERNEL_H = _int(11, follows=KERNEL_W)
-    DILATION_W = _int(2, 1)
-    DILATION_H = _int(12, follows=DILATION_W)
-    STRIDE_W = _int(3, 1)
-    STRIDE_H = _int(13, follows=STRIDE_W)
+    DILATION_W = _int(2, 1, least=1)
+    DILATION_H = _int(12, follows=DILATION_W, least=1)
+    STRIDE_W = _int(3, 1, least=1)
+    STRIDE_H = _int(13, follows=STRIDE_W, least=1)
     PAD_LEFT = _int(4)
     PAD_RIGHT = _int(15, follows=PAD_LEFT)
     PAD_TOP = _int(14, follows=PAD_LEFT)
@@ -371,7 +399,7 @@ class ConvolutionDepthWise(ParamId):
     WEIGHT_COUNT = _int(6)
     GROUP = _int(7, 1)
     INT8_SCALE_TERM = _int(8)
-    ACTIVATION_TYPE = _int(9)
+    ACTIVATION_TYPE = _int(9, choices=Activation)
     ACTIVATION_PARAMS = _floats(10)
     DYNAMIC_WEIGHT = _int(19)
 
@@ -382,10 +410,10 @@ class Deconvolution(ParamId):
     NUM_OUTPUT = _int(0)
     KERNEL_W = _int(1)
     KERNEL_H = _int(11, follows=KERNEL_W)
-    DILATION_W = _int(2, 1)
-    DILATION_H = _int(12, follows=DILATION_W)
-    STRIDE_W = _int(3, 1)
-    STRIDE_H = _int(13, follows=STRIDE_W)
+    DILATION_W = _int(2, 1, least=1)
+    DILATION_H = _int(12, follows=DILATION_W, least=1)
+    STRIDE_W = _int(3, 1, least=1)
+    STRIDE_H = _int(13, follows=STRIDE_W, least=1)
     PAD_LEFT = _int(4)
     PAD_RIGHT = _int(15, follows=PAD_LEFT)
     PAD_TOP = _int(14, follows=PAD_LEFT)
@@ -396,7 +424,7 @@ class Deconvolution(ParamId):
     OUTPUT_H = _int(21, follows=OUTPUT_W)
     BIAS_TERM = _int(5)
     WEIGHT_COUNT = _int(6)
-    ACTIVATION_TYPE = _int(9)
+    ACTIVATION_TYPE = _int(9, choices=Activation)
     ACTIVATION_PARAMS = _floats(10)
     DYNAMIC_WEIGHT = _int(28)
 
@@ -408,18 +436,18 @@ class InnerProduct(ParamId):
     BIAS_TERM = _int(1)
     WEIGHT_COUNT = _int(2)
     INT8_SCALE_TERM = _int(8)
-    ACTIVATION_TYPE = _int(9)
+    ACTIVATION_TYPE = _int(9, choices=Activation)
     ACTIVATION_PARAMS = _floats(10)
 
 
 class Pooling(ParamId):
     """Global pooling gives one value for each channel, one-dimensional."""
 
-    POOLING_TYPE = _int(0)
+    POOLING_TYPE = _int(0, choices=PoolingType)
     KERNEL_W = _int(1)
     KERNEL_H = _int(11, follows=KERNEL_W)
-    STRIDE_W = _int(2, 1)
-    STRIDE_H = _int(12, follows=STRIDE_W)
+    STRIDE_W = _int(2, 1, least=1)
+    STRIDE_H = _int(12, follows=STRIDE_W, least=1)
     PAD_LEFT = _int(3)
     PAD_RIGHT = _int(14, follows=PAD_LEFT)
     PAD_TOP = _int(13, follows=PAD_LEFT)
@@ -439,7 +467,7 @@ class Padding(ParamId):
     BOTTOM = _int(1)
     LEFT = _int(2)
     RIGHT = _int(3)
-    TYPE = _int(4)
+    TYPE = _int(4, choices=PaddingType)
     VALUE = _float(5)
     PER_CHANNEL_COUNT = _int(6)
     FRONT = _int(7)
@@ -449,7 +477,7 @@ class Padding(ParamId):
 class Interp(ParamId):
     """Height comes before width. With DYNAMIC_TARGET_SIZE the size is that of a second input."""
 
-    RESIZE_TYPE = _int(0)
+    RESIZE_TYPE = _int(0, choices=InterpType)
     HEIGHT_SCALE = _float(1, 1.0)
     WIDTH_SCALE = _float(2, 1.0)
     OUTPUT_HEIGHT = _int(3)
@@ -461,14 +489,14 @@ class Interp(ParamId):
 class PixelShuffle(ParamId):
     """`PixelShuffleMode` lists the modes."""
 
-    UPSCALE_FACTOR = _int(0, 1)
-    MODE = _int(1)
+    UPSCALE_FACTOR = _int(0, 1, least=1)
+    MODE = _int(1, choices=PixelShuffleMode)
 
 
 class BinaryOp(ParamId):
     """Two inputs, or one and the scalar B."""
 
-    OP_TYPE = _int(0)
+    OP_TYPE = _int(0, choices=BinaryOpType)
     WITH_SCALAR = _int(1)
     B = _float(2)
 
@@ -476,13 +504,13 @@ class BinaryOp(ParamId):
 class UnaryOp(ParamId):
     """`UnaryOpType` lists the operations."""
 
-    OP_TYPE = _int(0)
+    OP_TYPE = _int(0, choices=UnaryOpType)
 
 
 class Eltwise(ParamId):
     """COEFFS weigh the inputs of a sum; empty means all 1."""
 
-    OP_TYPE = _int(0)
+    OP_TYPE = _int(0, choices=EltwiseType)
     COEFFS = _floats(1)
 
 
@@ -510,15 +538,15 @@ class Packing(ParamId):
 
     OUT_ELEMPACK = _int(0, 1)
     USE_PADDING = _int(1)
-    CAST_FROM = _int(2)
-    CAST_TO = _int(3)
+    CAST_FROM = _int(2, choices=CastType)
+    CAST_TO = _int(3, choices=CastType)
 
 
 class Cast(ParamId):
     """`CastType` lists the element types."""
 
-    TYPE_FROM = _int(0)
-    TYPE_TO = _int(1)
+    TYPE_FROM = _int(0, choices=CastType)
+    TYPE_TO = _int(1, choices=CastType)
 
 
 class Tile(ParamId):
@@ -530,11 +558,10 @@ class Tile(ParamId):
 
 
 class ExpandDims(ParamId):
-    """AXES are those of the output."""
+    """AXES are those of the output. The ncnn of July 2022 also has a flag for each axis."""
 
     W = _int(0)
     H = _int(1)
-    D = _int(11)
     C = _int(2)
     AXES = _ints(3)
 
@@ -576,7 +603,7 @@ class Reduction(ParamId):
 
 
 class Scale(ParamId):
-    """SCALE_COUNT -233 takes the scale from a second input."""
+    """SCALE_COUNT may be `SCALE_FROM_INPUT`: the scale is then a second input."""
 
     SCALE_COUNT = _int(0)
     BIAS_TERM = _int(1)
@@ -585,8 +612,8 @@ class Scale(ParamId):
 class GridSample(ParamId):
     """Inputs: image, then a grid in -1..1. Not in the ncnn of July 2022."""
 
-    SAMPLE_TYPE = _int(0, GridSampleType.BILINEAR)
-    PADDING_MODE = _int(1, GridSamplePadding.ZEROS)
+    SAMPLE_TYPE = _int(0, GridSampleType.BILINEAR, choices=GridSampleType)
+    PADDING_MODE = _int(1, GridSamplePadding.ZEROS, choices=GridSamplePadding)
     ALIGN_CORNER = _int(2)
     PERMUTE_FUSION = _int(3)
 
@@ -709,13 +736,64 @@ def _padding_weights(params: Params) -> tuple[WeightArray, ...]:
 
 def _scale_weights(params: Params) -> tuple[WeightArray, ...]:
     count = read_int(params, Scale.SCALE_COUNT)
-    if count == -233:
+    if count == SCALE_FROM_INPUT:
         return ()
     if count <= 0:
         raise FormatError(f"{count} scales: at least 1 is needed")
     scale = WeightArray("scale", False, (count,))
     has_bias = read_int(params, Scale.BIAS_TERM) != 0
     return (scale, WeightArray("bias", False, (count,))) if has_bias else (scale,)
+
+
+# ---- rules that no single parameter tells --------------------------------------------------------
+
+
+def _no_rules(params: Params, inputs: int, outputs: int) -> Iterator[str]:
+    return iter(())
+
+
+def _find_slice_faults(params: Params, inputs: int, outputs: int) -> Iterator[str]:
+    sizes = len(read_ints(params, Slice.SLICES))
+    indices = len(read_ints(params, Slice.INDICES))
+    if sizes != outputs and (sizes or indices != outputs - 1):
+        yield f"{sizes} slice sizes for {outputs} outputs; ncnn reads one for each"
+
+
+def _find_crop_faults(params: Params, inputs: int, outputs: int) -> Iterator[str]:
+    starts, ends, axes = (
+        len(read_ints(params, param)) for param in (Crop.STARTS, Crop.ENDS, Crop.AXES)
+    )
+    if starts != ends or axes not in (0, starts):
+        yield f"{starts} starts, {ends} ends and {axes} axes; their numbers must agree"
+
+
+def _find_activation_faults(params: Params, inputs: int, outputs: int) -> Iterator[str]:
+    # All four layers that fuse an activation keep it under the same two keys.
+    activation = Activation(read_int(params, Convolution.ACTIVATION_TYPE))
+    found = len(read_floats(params, Convolution.ACTIVATION_PARAMS))
+    needed = {Activation.LEAKY_RELU: 1, Activation.CLIP: 2, Activation.HARD_SWISH: 2}
+    if found < needed.get(activation, 0):
+        yield (
+            f"activation {activation.name} with {found} parameters; it reads {needed[activation]}"
+        )
+
+
+def _find_interp_faults(params: Params, inputs: int, outputs: int) -> Iterator[str]:
+    expected = 2 if read_int(params, Interp.DYNAMIC_TARGET_SIZE) else 1
+    if inputs != expected:
+        yield f"{inputs} inputs; with this dynamic_target_size it reads {expected}"
+
+
+def _find_binary_op_faults(params: Params, inputs: int, outputs: int) -> Iterator[str]:
+    expected = 1 if read_int(params, BinaryOp.WITH_SCALAR) else 2
+    if inputs != expected:
+        yield f"{inputs} inputs; with this with_scalar it reads {expected}"
+
+
+def _find_eltwise_faults(params: Params, inputs: int, outputs: int) -> Iterator[str]:
+    coefficients = len(read_floats(params, Eltwise.COEFFS))
+    if coefficients not in (0, inputs):
+        yield f"{coefficients} coefficients for {inputs} inputs"
 
 
 # ---- the table ---------------------------------------------------------------------------------
@@ -725,13 +803,18 @@ MANY = 1024  # more inputs or outputs than any graph has
 
 @dataclass(frozen=True)
 class LayerType:
-    """What ncnn's layer of this name reads; `inputs` and `outputs` are (least, most)."""
+    """What ncnn's layer of this name reads; `inputs` and `outputs` are (least, most).
+
+    `list_weights` raises FormatError when the sizes do not fit each other. `find_rule_faults` gets
+    parameters of the right kind, and the numbers of inputs and of outputs.
+    """
 
     source: str
     params: type[ParamId]
     inputs: tuple[int, int] = (1, 1)
     outputs: tuple[int, int] = (1, 1)
     list_weights: Callable[[Params], tuple[WeightArray, ...]] = _no_weights
+    find_rule_faults: Callable[[Params, int, int], Iterator[str]] = _no_rules
 
 
 LAYER_TYPES: Mapping[str, LayerType] = {
@@ -741,30 +824,46 @@ LAYER_TYPES: Mapping[str, LayerType] = {
     ),
     "Split": LayerType("split.cpp", NoParams, outputs=(1, MANY)),
     "Concat": LayerType("concat.cpp", Concat, inputs=(1, MANY)),
-    "Slice": LayerType("slice.cpp", Slice, outputs=(1, MANY)),
-    "Crop": LayerType("crop.cpp", Crop, inputs=(1, 2)),
+    "Slice": LayerType("slice.cpp", Slice, outputs=(1, MANY), find_rule_faults=_find_slice_faults),
+    "Crop": LayerType("crop.cpp", Crop, inputs=(1, 2), find_rule_faults=_find_crop_faults),
     "Convolution": LayerType(
-        "convolution.cpp", Convolution, inputs=(1, 3), list_weights=_convolution_weights
+        "convolution.cpp",
+        Convolution,
+        inputs=(1, 3),
+        list_weights=_convolution_weights,
+        find_rule_faults=_find_activation_faults,
     ),
     "ConvolutionDepthWise": LayerType(
         "convolutiondepthwise.cpp",
         ConvolutionDepthWise,
         inputs=(1, 3),
         list_weights=_grouped_convolution_weights,
+        find_rule_faults=_find_activation_faults,
     ),
     "Deconvolution": LayerType(
-        "deconvolution.cpp", Deconvolution, inputs=(1, 3), list_weights=_deconvolution_weights
+        "deconvolution.cpp",
+        Deconvolution,
+        inputs=(1, 3),
+        list_weights=_deconvolution_weights,
+        find_rule_faults=_find_activation_faults,
     ),
     "InnerProduct": LayerType(
-        "innerproduct.cpp", InnerProduct, list_weights=_inner_product_weights
+        "innerproduct.cpp",
+        InnerProduct,
+        list_weights=_inner_product_weights,
+        find_rule_faults=_find_activation_faults,
     ),
     "Pooling": LayerType("pooling.cpp", Pooling),
     "Padding": LayerType("padding.cpp", Padding, inputs=(1, 2), list_weights=_padding_weights),
-    "Interp": LayerType("interp.cpp", Interp, inputs=(1, 2)),
+    "Interp": LayerType("interp.cpp", Interp, inputs=(1, 2), find_rule_faults=_find_interp_faults),
     "PixelShuffle": LayerType("pixelshuffle.cpp", PixelShuffle),
-    "BinaryOp": LayerType("binaryop.cpp", BinaryOp, inputs=(1, 2)),
+    "BinaryOp": LayerType(
+        "binaryop.cpp", BinaryOp, inputs=(1, 2), find_rule_faults=_find_binary_op_faults
+    ),
     "UnaryOp": LayerType("unaryop.cpp", UnaryOp),
-    "Eltwise": LayerType("eltwise.cpp", Eltwise, inputs=(2, MANY)),
+    "Eltwise": LayerType(
+        "eltwise.cpp", Eltwise, inputs=(2, MANY), find_rule_faults=_find_eltwise_faults
+    ),
     "ReLU": LayerType("relu.cpp", ReLU),
     "PReLU": LayerType("prelu.cpp", PReLU, list_weights=_prelu_weights),
     "Sigmoid": LayerType("sigmoid.cpp", NoParams),

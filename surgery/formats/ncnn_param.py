@@ -6,6 +6,7 @@ Source: ncnn net.cpp (`Net::load_param`) and paramdict.cpp (`ParamDict::load_par
 
 from __future__ import annotations
 
+import enum
 import math
 import re
 import struct
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from surgery.errors import FormatError
-from surgery.formats.ncnn_layers import LAYER_TYPES, MANY, Kind, LayerType, ParamValue
+from surgery.formats.ncnn_layers import LAYER_TYPES, MANY, Kind, LayerType, ParamId, ParamValue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -480,23 +481,34 @@ def _find_type_faults(layer: Layer, known: LayerType) -> Iterator[str]:
         if not least <= len(blobs) <= most:
             accepted = f"{least}" if least == most else f"{least} to {most}"
             yield f"{len(blobs)} {what}; {layer.type} takes {accepted}"
-    kind_faults = list(_find_kind_faults(layer, known))
-    yield from kind_faults
-    if not kind_faults:
+    value_faults = [fault for param in known.params for fault in _judge_param(layer, param)]
+    yield from value_faults
+    if not value_faults:
+        yield from known.find_rule_faults(layer.params, len(layer.inputs), len(layer.outputs))
         try:
             known.list_weights(layer.params)
         except FormatError as reason:
             yield str(reason)
 
 
-def _find_kind_faults(layer: Layer, known: LayerType) -> Iterator[str]:
-    for param in known.params:
-        value = layer.params.get(param.spec.key)
-        if value is not None and not _has_kind(value, param.spec.kind):
-            yield (
-                f"key {param.spec.key} ({param.name.lower()}) must be {param.spec.kind.value}; "
-                f"ncnn misreads {value!r}"
-            )
+def _judge_param(layer: Layer, param: ParamId) -> Iterator[str]:
+    spec = param.spec
+    value = layer.params.get(spec.key)
+    name = f"key {spec.key} ({param.name.lower()})"
+    if value is None:
+        # Only Interp's default is no choice: its type must be given.
+        if spec.choices is not None and spec.default not in set(spec.choices):
+            yield f"{name} is not given; accepted are {_list_choices(spec.choices)}"
+    elif not _has_kind(value, spec.kind):
+        yield f"{name} must be {spec.kind.value}; ncnn misreads {value!r}"
+    elif spec.choices is not None and value not in set(spec.choices):
+        yield f"{name} is {value!r}; accepted are {_list_choices(spec.choices)}"
+    elif spec.least is not None and isinstance(value, int) and value < spec.least:
+        yield f"{name} is {value!r}; at least {spec.least} is accepted"
+
+
+def _list_choices(choices: type[enum.IntEnum]) -> str:
+    return ", ".join(f"{choice.value} {choice.name.lower()}" for choice in choices)
 
 
 def _has_kind(value: ParamValue, kind: Kind) -> bool:
