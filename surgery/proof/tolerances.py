@@ -1,0 +1,150 @@
+"""The one place where numbers say how much two results may differ, and why that much.
+
+Every comparison, in this package and in its tests, names one of these. The bounds come from
+measurements on calibrated random weights (`surgery.sources.calibrate`) with the input of
+`surgery.proof.inputs`; each stands several times above what a correct build measures and far below
+what the smallest fault does.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Metric(enum.Enum):
+    """What is measured, and in which unit it is bounded.
+
+    MAX_ABS: the largest difference of two values, where 1 is white.
+    MAX_LEVELS: the same in levels of an 8-bit frame, where 255 is white.
+    PSNR: peak signal to noise ratio in dB, of a peak of 1.
+    """
+
+    MAX_ABS = "largest difference"
+    MAX_LEVELS = "largest difference in 8-bit levels"
+    PSNR = "PSNR in dB"
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether the bound is a least value."""
+        return self is Metric.PSNR
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How much may differ.
+
+    Attributes:
+        name: what is compared, in words.
+        metric: what is bounded.
+        bound: the value that still passes.
+        reason: why that much, and what was measured.
+    """
+
+    name: str
+    metric: Metric
+    bound: float
+    reason: str
+
+    def accepts(self, value: float) -> bool:
+        """Whether a measured value passes; a NaN never does."""
+        return value >= self.bound if self.metric.larger_is_better else value <= self.bound
+
+
+@dataclass(frozen=True)
+class FlowBounds:
+    """How large and how varied the flows at a warp must be to prove that warp.
+
+    Attributes:
+        least_median: of the length of the flow, in pixels.
+        least_p99: 99th percentile of the length, in pixels.
+        most_p99: beyond this most samples are taken from the border, and prove as little.
+        least_std: standard deviation across the frame, of x and of y alone, in pixels.
+        least_difference: median distance between the two flows of a pair, in pixels.
+        reason: why these.
+    """
+
+    least_median: float
+    least_p99: float
+    most_p99: float
+    least_std: float
+    least_difference: float
+    reason: str
+
+
+# Rounding to 8 bits is uniform over one level, of variance 1/12: 10 log10(12 * 255^2) dB.
+EIGHT_BIT_PSNR_CAP = 58.92
+
+KERNEL_FP32 = Tolerance(
+    "native kernel against the reference of rife::Warp",
+    Metric.MAX_ABS,
+    5e-5,
+    "fp32 rounds the sampling position to about 1e-5 px at some hundred pixels; measured 1e-5",
+)
+ONNXRUNTIME_FP32 = Tolerance(
+    "onnxruntime against torch, fp32",
+    Metric.MAX_ABS,
+    5e-5,
+    "sums in another order, carried through up to 18 warps; measured 1e-5",
+)
+ONNXRUNTIME_OPTIMISATION = Tolerance(
+    "one optimisation level of onnxruntime against another",
+    Metric.MAX_ABS,
+    1e-5,
+    "onnxruntime fuses and reorders in fp32; its own levels differ by up to 5e-6",
+)
+EXACT_REWRITE = Tolerance(
+    "a graph against the same graph after an exact rewrite, fp32",
+    Metric.MAX_ABS,
+    5e-5,
+    "equal in real arithmetic; fp32 rounds other intermediate values. Measured 1e-5",
+)
+NCNN_FP32 = Tolerance(
+    "ncnn against torch, fp32 weights and fp32 arithmetic",
+    Metric.MAX_ABS,
+    5e-5,
+    "convolutions by Winograd and sgemm sum in another order; measured 1e-5",
+)
+NCNN_FP16_WEIGHTS = Tolerance(
+    "ncnn against torch, fp16 weights and fp32 arithmetic",
+    Metric.PSNR,
+    55.0,
+    "11 bits of each weight; measured 55 to 65 dB, and 58.7 in frames of 8 bits",
+)
+RUNTIME_CPU_FP32 = Tolerance(
+    "rife-ncnn-vulkan on CPU against torch, fp32 weights",
+    Metric.MAX_LEVELS,
+    0.75,
+    "the runtime rounds to 8 bits, which is 0.50 of a level by itself; measured 0.50",
+)
+RUNTIME_CPU_FP16_WEIGHTS = Tolerance(
+    "rife-ncnn-vulkan on CPU against torch, fp16 weights",
+    Metric.PSNR,
+    55.0,
+    "fp16 weights on top of rounding to 8 bits, which alone gives 58.9 dB; measured 58.7",
+)
+RUNTIME_VULKAN = Tolerance(
+    "rife-ncnn-vulkan on Vulkan against torch",
+    Metric.PSNR,
+    50.0,
+    "Vulkan keeps every blob, flows included, in fp16, and the frame has 8 bits (58.9 dB at "
+    "best); measured 55 to 58 on llvmpipe. A wrong channel can hide at 45 dB, so 50 dB proves "
+    "nothing by itself: the verdict on a conversion comes from float outputs and structure",
+)
+FAST_REWRITE = Tolerance(
+    "a graph against the same graph after --fast, fp16 weights",
+    Metric.PSNR,
+    50.0,
+    "1 on a centre tap leaves fewer bits for the small weight beside it: fp16 loses about 3 dB "
+    "at 55 to 65 dB",
+)
+
+CALIBRATED_FLOW = FlowBounds(
+    least_median=2.0,
+    least_p99=4.0,
+    most_p99=30.0,
+    least_std=2.0,
+    least_difference=1.0,
+    reason="with flows below this, a warp that swaps x and y, swaps the two frames or ignores its "
+    "flow changes so little that fp16 and 8 bits hide it; a constant flow hides the same",
+)

@@ -1,0 +1,38 @@
+"""Tolerances point the right way and explain themselves."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from surgery.proof import tolerances
+from surgery.proof.tolerances import EIGHT_BIT_PSNR_CAP, Metric, Tolerance
+
+EVERY_TOLERANCE = [value for value in vars(tolerances).values() if isinstance(value, Tolerance)]
+
+
+def test_there_are_tolerances() -> None:
+    assert len(EVERY_TOLERANCE) > 5
+
+
+@pytest.mark.parametrize("tolerance", EVERY_TOLERANCE, ids=lambda tolerance: tolerance.name)
+def test_each_accepts_its_bound_and_nothing_worse(tolerance: Tolerance) -> None:
+    worse = -1 if tolerance.metric.larger_is_better else 1
+    assert tolerance.accepts(tolerance.bound)
+    assert not tolerance.accepts(tolerance.bound + worse * 0.01 * tolerance.bound)
+    assert not tolerance.accepts(math.nan)
+    assert len(tolerance.reason) > 40
+
+
+@pytest.mark.parametrize("tolerance", EVERY_TOLERANCE, ids=lambda tolerance: tolerance.name)
+def test_none_can_be_met_by_chance(tolerance: Tolerance) -> None:
+    """No bound is beyond what an 8-bit frame can reach, and none lets a whole level pass."""
+    if tolerance.metric is Metric.PSNR:
+        assert 45 < tolerance.bound < EIGHT_BIT_PSNR_CAP
+    else:
+        assert 0 < tolerance.bound <= (1 if tolerance.metric is Metric.MAX_LEVELS else 1e-4)
+
+
+def test_the_cap_is_that_of_uniform_rounding() -> None:
+    assert pytest.approx(10 * math.log10(12 * 255**2), abs=0.01) == EIGHT_BIT_PSNR_CAP
