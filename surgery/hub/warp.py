@@ -103,7 +103,7 @@ def warp_reference(image: Float32Array, flow: Float32Array) -> Float32Array:
     batch, channels, height, width = image.shape
     if image.size == 0:
         return np.zeros_like(image)
-    is_lost = np.isnan(flow).any(axis=1)
+    is_lost = np.isnan(flow[:, 0]) | np.isnan(flow[:, 1])
     x = _clamp_position(np.arange(width, dtype=np.float32), flow[:, 0], is_lost, width)
     y = _clamp_position(
         np.arange(height, dtype=np.float32)[:, np.newaxis], flow[:, 1], is_lost, height
@@ -117,9 +117,9 @@ def warp_reference(image: Float32Array, flow: Float32Array) -> Float32Array:
         index = (rows * width + columns).reshape(batch, 1, height * width)
         return np.take_along_axis(planes, index, axis=2).reshape(image.shape)
 
-    upper = gather(top, left) * (1 - weight_x) + gather(top, right) * weight_x
-    lower = gather(bottom, left) * (1 - weight_x) + gather(bottom, right) * weight_x
-    blended: Float32Array = upper * (1 - weight_y) + lower * weight_y
+    upper = _blend(gather(top, left), gather(top, right), weight_x)
+    lower = _blend(gather(bottom, left), gather(bottom, right), weight_x)
+    blended = _blend(upper, lower, weight_y)
     blended[np.broadcast_to(is_lost[:, np.newaxis], image.shape)] = 0
     return blended
 
@@ -146,10 +146,15 @@ def _clamp_position(
 def _split_position(
     position: Float32Array, size: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Float32Array]:
-    """The two neighbours of a position, and the weight of the second (with an axis for channels)."""
+    """The neighbours of a position and the second one's weight, with an axis for channels."""
     floor = np.floor(position)
     first = floor.astype(np.int64)
     return first, np.minimum(first + 1, size - 1), (position - floor)[:, np.newaxis]
+
+
+def _blend(first: Float32Array, second: Float32Array, weight: Float32Array) -> Float32Array:
+    blended: Float32Array = first * (np.float32(1) - weight) + second * weight
+    return blended
 
 
 def warp_schema() -> onnx.defs.OpSchema:
