@@ -28,6 +28,15 @@ IR_VERSION = 10
 KEY_PREFIX = "surgery."
 V4_INPUTS = {"in0": 3, "in1": 3, "in2": 1}
 V4_OUTPUT = "out0"
+# What the inputs of an operator are called where they are constants.
+CONSTANT_NAMES = {
+    "Conv": ("", "weight", "bias"),
+    "ConvTranspose": ("", "weight", "bias"),
+    "PRelu": ("", "slope"),
+    "Resize": ("", "roi", "scales", "sizes"),
+    "Slice": ("", "start", "end", "axis", "step"),
+    "Clip": ("", "min", "max"),
+}
 # protobuf's own limit for one message; beyond it tensors have to live in external data.
 MAX_MODEL_BYTES = 2**31 - 1
 
@@ -142,6 +151,7 @@ class HubModel:
         import onnx_graphsurgeon as gs
 
         self.graph.cleanup().toposort()
+        _name_constants(self.graph)
         self.graph.opset = OPSET
         self.graph.import_domains = None
         self.graph.functions = []
@@ -160,6 +170,23 @@ class HubModel:
     def replace_metadata(self, **changes: object) -> None:
         """Change some fields of the metadata."""
         self.metadata = dataclasses.replace(self.metadata, **changes)  # type: ignore[arg-type]
+
+
+def _name_constants(graph: gs.Graph) -> None:
+    """Name every constant after its first reader and its place there: `/block0.conv0/Conv.weight`.
+
+    Exporters and passes each have names of their own; the same model gets the same names.
+    """
+    import onnx_graphsurgeon as gs
+
+    named: set[int] = set()
+    for node in graph.nodes:
+        places = CONSTANT_NAMES.get(node.op, ())
+        for index, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant) and id(tensor) not in named:
+                named.add(id(tensor))
+                place = places[index] if index < len(places) else f"constant{index}"
+                tensor.name = f"{node.name}.{place}"
 
 
 def is_warp(node: gs.Node) -> bool:

@@ -9,6 +9,7 @@ Source of the defaults: ONNX operator documentation, opset 18.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,21 @@ def optional_input(node: gs.Node, index: int) -> gs.Tensor | None:
 def data_inputs(node: gs.Node) -> list[gs.Tensor]:
     """Return the inputs that are computed, in order."""
     return [t for t in node.inputs if constant(t) is None and not t.is_empty()]
+
+
+def is_power_of_two(value: float) -> bool:
+    """Tell whether a factor changes only the exponent (its sign may be negative)."""
+    return value != 0.0 and math.isfinite(value) and abs(math.frexp(value)[0]) == 0.5
+
+
+def scaled_operand(node: gs.Node) -> int | None:
+    """Return which input of a Mul by a scalar constant is the computed one; None for others."""
+    if node.op != "Mul" or node.domain:
+        return None
+    for index in (0, 1):
+        if scalar(node.inputs[1 - index]) is not None and constant(node.inputs[index]) is None:
+            return index
+    return None
 
 
 def read_conv(node: gs.Node) -> ConvSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def add_node(
 
     name = free_name(graph, name)
     if output is None:
-        output = gs.Variable(f"{name}:0", dtype=np.float32)
+        output = gs.Variable(_free_tensor_name(graph, f"{name}:0"), dtype=np.float32)
     graph.nodes.append(
         gs.Node(operator, name, attrs=dict(attributes or {}), inputs=inputs, outputs=[output])
     )
@@ -65,7 +66,15 @@ def add_copy(graph: gs.Graph, node: gs.Node, name: str, inputs: list[gs.Tensor])
 
 def free_name(graph: gs.Graph, wanted: str) -> str:
     """Return `wanted`, with the lowest number behind it that makes it unique among nodes."""
-    taken = {node.name for node in graph.nodes}
+    return _first_free(wanted, {node.name for node in graph.nodes})
+
+
+def _free_tensor_name(graph: gs.Graph, wanted: str) -> str:
+    """A tensor keeps its name when another node takes it over, so nodes do not tell."""
+    return _first_free(wanted, {t.name for node in graph.nodes for t in node.outputs})
+
+
+def _first_free(wanted: str, taken: set[str]) -> str:
     if wanted not in taken:
         return wanted
     count = 1
@@ -75,10 +84,16 @@ def free_name(graph: gs.Graph, wanted: str) -> str:
 
 
 def make_constant(name: str, values: np.ndarray) -> gs.Constant:
-    """Make a constant; equal ones are shared again by `merge_duplicates`."""
+    """Make a constant; equal ones are shared again by `merge_duplicates`.
+
+    Its contents are part of its name until the model is closed (`HubModel.to_onnx` names every
+    constant after its reader), so an edited constant never meets its older self under one name.
+    """
     import onnx_graphsurgeon as gs
 
-    return gs.Constant(name, np.ascontiguousarray(values))
+    values = np.ascontiguousarray(values)
+    digest = hashlib.sha256(values.tobytes()).hexdigest()[:12]
+    return gs.Constant(f"{name}.{digest}", values)
 
 
 def take_output(old: gs.Node, new: gs.Node) -> None:
@@ -95,3 +110,11 @@ def bypass(graph: gs.Graph, node: gs.Node, source: gs.Tensor) -> bool:
         return False
     replace_uses(node.outputs[0], source)
     return True
+
+
+def select_output_channels(conv: gs.Node, order: np.ndarray) -> None:
+    """Let a Conv without groups compute the given output channels, in the given order."""
+    for index in (1, 2):
+        if index < len(conv.inputs):
+            old = conv.inputs[index]
+            conv.inputs[index] = make_constant(f"{conv.name}.selected", old.values[order])

@@ -1,0 +1,69 @@
+"""Do not compute what nobody reads: output channels of a block leave its last weights."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from surgery.hub import ops, shapes
+from surgery.passes import edit
+from surgery.passes.move_slices_up import add_slice
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from surgery.hub.model import HubModel
+
+log = logging.getLogger(__name__)
+
+
+def drop_unread_channels(model: HubModel) -> int:
+    """Drop the channels of Conv (or Conv and DepthToSpace) that no Slice behind it takes.
+
+    Exact when: Slices of channels are the only readers; what is dropped was never read.
+    """
+    extents = shapes.infer_extents(model.graph)
+    return sum(_drop(model.graph, node, extents) for node in list(model.graph.nodes))
+
+
+def _drop(graph: gs.Graph, node: gs.Node, extents: dict[str, shapes.Extent]) -> bool:
+    if node.op not in ("Conv", "DepthToSpace"):
+        return False
+    output = node.outputs[0]
+    if edit.is_output(graph, output) or not output.outputs:
+        return False
+    if any(reader.op != "Slice" for reader in output.outputs):
+        return False
+    conv = node if node.op == "Conv" else edit.producer(node.inputs[0], "Conv")
+    if conv is None or ops.read_conv(conv).group != 1:
+        return False
+    if conv is not node and edit.sole_consumer(graph, conv.outputs[0]) is not node:
+        log.debug("%s: refused: its convolution has other readers", node.name)
+        return False
+    channels = extents[output.name].channels
+    read = np.zeros(channels, bool)
+    for reader in output.outputs:
+        read[_range(reader)] = True
+    if read.all():
+        return False
+    _keep(graph, conv, node, np.flatnonzero(read))
+    return True
+
+
+def _range(reader: gs.Node) -> slice:
+    spec = ops.read_slice(reader)
+    return slice(spec.start, spec.end)
+
+
+def _keep(graph: gs.Graph, conv: gs.Node, node: gs.Node, kept: np.ndarray) -> None:
+    block = 1 if conv is node else ops.pixel_shuffle_factor(node) ** 2
+    rows = (kept[:, np.newaxis] * block + np.arange(block)).reshape(-1)
+    edit.select_output_channels(conv, rows)
+    for reader in list(node.outputs[0].outputs):
+        taken = _range(reader)
+        start = int(np.searchsorted(kept, taken.start))
+        end = int(np.searchsorted(kept, taken.stop))
+        moved = add_slice(graph, reader.name, node.outputs[0], start, end)
+        edit.bypass(graph, reader, moved)

@@ -1,0 +1,111 @@
+"""What each runtime of the rife-ncnn-vulkan family can load and run, as data.
+
+Sources, each read at a commit: nihui/rife-ncnn-vulkan a7532fc (src/CMakeLists.txt switches layers
+off; src/rife.cpp pads), TNTwise/rife-ncnn-vulkan b9742c8, the PyPI package
+rife-ncnn-vulkan-python-tntwise 1.4.5, styler00dollar/VapourSynth-RIFE-ncnn-Vulkan 48da541,
+k4yt3x/video2x's librife, and Tencent/ncnn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from surgery.errors import RuntimeRefused
+
+_OFFICIAL = frozenset(
+    "Input Split Concat Slice Crop Convolution Deconvolution InnerProduct Pooling Padding Interp "
+    "PixelShuffle BinaryOp UnaryOp Eltwise ReLU PReLU Sigmoid Clip Flatten Packing Cast "
+    "rife.Warp".split()
+)
+_TNTWISE = _OFFICIAL | {"MemoryData", "ConvolutionDepthWise", "Tile", "ExpandDims"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """One runtime.
+
+    Attributes:
+        name: what `--runtime` takes.
+        description: what it is, for tables and messages.
+        layers: the layer types compiled in; None when nothing is left out.
+        paddings: the multiples it can pad frames to, whatever the folder is called.
+        clamped_inputs: frames arrive in 0..1 (8-bit values over 255).
+        breaks_1x1_convolution: a 1x1 Convolution creates a layer on Vulkan that was left out.
+    """
+
+    name: str
+    description: str
+    layers: frozenset[str] | None
+    paddings: tuple[int, ...]
+    clamped_inputs: bool = True
+    breaks_1x1_convolution: bool = True
+
+    def lacks(self, types: Iterable[str]) -> list[str]:
+        """Name the layer types among `types` that this runtime was built without."""
+        return [] if self.layers is None else sorted(set(types) - self.layers)
+
+
+RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime
+    for runtime in (
+        Runtime("nihui", "rife-ncnn-vulkan, the official build", _OFFICIAL, (32,)),
+        Runtime(
+            "nihui-memorydata",
+            "rife-ncnn-vulkan built with -DWITH_LAYER_memorydata=ON",
+            _OFFICIAL | {"MemoryData"},
+            (32,),
+        ),
+        Runtime("tntwise", "TNTwise's rife-ncnn-vulkan", _TNTWISE, (32, 64, 128)),
+        Runtime(
+            "wheel",
+            "the PyPI package rife-ncnn-vulkan-python-tntwise",
+            _OFFICIAL | {"MemoryData", "ConvolutionDepthWise"},
+            (32, 64),
+        ),
+        Runtime(
+            "vapoursynth",
+            "VapourSynth-RIFE-ncnn-Vulkan",
+            _TNTWISE | {"Gemm"},
+            (32, 64, 128),
+            # Its frames are floats that a script may push outside 0..1.
+            clamped_inputs=False,
+        ),
+        Runtime(
+            "video2x",
+            "video2x's librife",
+            _OFFICIAL | {"MemoryData", "GridSample", "Reduction", "Reshape", "Scale"},
+            (32, 64, 128),
+            breaks_1x1_convolution=False,
+        ),
+        Runtime(
+            "ncnn",
+            "plain ncnn with rife.Warp registered; the host pads",
+            None,
+            (),
+            clamped_inputs=False,
+            breaks_1x1_convolution=False,
+        ),
+    )
+}
+
+
+def find_runtime(name: str) -> Runtime:
+    """Look a runtime up.
+
+    Raises:
+        RuntimeRefused: there is none of that name; the message lists those there are.
+    """
+    if name not in RUNTIMES:
+        raise RuntimeRefused(f"runtime {name!r}; accepted: {', '.join(RUNTIMES)}")
+    return RUNTIMES[name]
+
+
+def refuse_padding(runtime: Runtime, padding: int) -> str:
+    """Say why a runtime cannot pad frames as a model needs; empty when it can."""
+    if not runtime.paddings or any(pad % padding == 0 for pad in runtime.paddings):
+        return ""
+    return (
+        f"the model needs frames padded to {padding}; {runtime.name} pads to "
+        f"{' or '.join(map(str, runtime.paddings))}, and frames of other sizes would corrupt memory"
+    )
