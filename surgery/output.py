@@ -38,8 +38,10 @@ def write_file_atomically(path: Path, data: bytes | str, *, force: bool = False)
     """
     target = path.resolve()
     content = data.encode() if isinstance(data, str) else data
-    _refuse_taken(path, target, force, is_folder=False)
-    with _explain_errors(path, target), _make_temporary(target, is_folder=False) as temporary:
+    with (
+        _explain_errors(path, target),
+        _make_temporary(path, target, force, is_folder=False) as temporary,
+    ):
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
@@ -61,8 +63,10 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         SurgeryError: the folder cannot be written; nothing is left behind.
     """
     target = path.resolve()
-    _refuse_taken(path, target, force, is_folder=True)
-    with _explain_errors(path, target), _make_temporary(target, is_folder=True) as temporary:
+    with (
+        _explain_errors(path, target),
+        _make_temporary(path, target, force, is_folder=True) as temporary,
+    ):
         yield temporary
         _refuse_taken(path, target, force, is_folder=True)
         _move_folder(temporary, target)
@@ -106,9 +110,11 @@ def _move_folder(temporary: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _make_temporary(target: Path, is_folder: bool) -> Iterator[Path]:
+def _make_temporary(path: Path, target: Path, force: bool, is_folder: bool) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
+    # First, because it may put back a folder that then is in the way.
     _clear_leftovers(target)
+    _refuse_taken(path, target, force, is_folder)
     with contextlib.ExitStack() as stack:
         for _ in range(_LOCK_ATTEMPTS):
             temporary = _name_beside(target, _NEW)

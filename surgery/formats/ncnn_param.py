@@ -47,6 +47,7 @@ _KEY_AND_VALUE = re.compile(r"(-?[0-9]{1,9})=(.*)", re.DOTALL)
 class Layer:
     """One layer. Keys of `params` are the plain ids (an array has the id k, not -23300 - k).
 
+    A float is written as the nearest float32, so that is what reading it back gives.
     `weights` holds float32 arrays by the names and shapes that `ncnn_layers` lists; they are no
     part of the text, so two layers compare equal whatever their weights.
     """
@@ -157,6 +158,10 @@ def _scale_by_exponent(value: float, is_negative: bool, exponent: int) -> float:
     for factor in [1e8] * steps + [10.0] * rest:
         scale *= factor
     return value / scale if is_negative else value * scale
+
+
+def _fits_digit_sums(whole: str, fraction: str) -> bool:
+    return int(whole or "0") < _UINT32 and len(fraction) <= MAX_FRACTION_DIGITS
 
 
 def _round_to_float32(value: float) -> float | None:
@@ -363,7 +368,7 @@ class _Parser:
         match = _FLOAT.fullmatch(text)
         if match is None or not (match[2] or match[3]):
             raise self.error(f"key {key}: {text[:40]!r} is not a decimal number")
-        if len(match[2].lstrip("0")) > 9 or len(match[3] or "") > MAX_FRACTION_DIGITS:
+        if len(text) <= MAX_VALUE_CHARACTERS and not _fits_digit_sums(match[2], match[3] or ""):
             self.note(f"key {key}: {text[:40]!r} has more digits than ncnn sums in 32 bits")
         meant = _round_to_float32(float(text))
         if meant is None:
