@@ -165,18 +165,20 @@ def test_quantised_weights_are_refused(tag: int, meaning: str) -> None:
 def test_enormous_sizes_are_refused_before_anything_is_allocated() -> None:
     axes: dict[int, ParamValue] = dict.fromkeys((0, 1, 2, 11), 2**31 - 1)
     graph = _graph(Layer("MemoryData", "much", [], ["x"], axes))
-    with pytest.raises(FormatError, match="MemoryData much, data .* bytes, and 24 are left"):
+    with pytest.raises(FormatError, match=r"MemoryData much, data .* bytes, and 24 are left"):
         read_weights(graph, COMPLETE)
 
 
 def test_a_layer_type_without_known_weights_is_refused() -> None:
-    with pytest.raises(FormatError, match="Own.Layer it: a layer type whose weights are not known"):
+    with pytest.raises(
+        FormatError, match=r"Own\.Layer it: a layer type whose weights are not known"
+    ):
         read_weights(_graph(Layer("Own.Layer", "it", ["in0"], ["out0"])), b"")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "flownet.bin"
-    with pytest.raises(FormatError, match="flownet.bin cannot be read: No such file"):
+    with pytest.raises(FormatError, match=r"flownet\.bin cannot be read: No such file"):
         read_weights(_graph(), path)
     path.write_bytes(b"123")
     assert read_weights(_graph(), path).trailing_bytes == 3

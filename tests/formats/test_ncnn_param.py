@@ -1,4 +1,4 @@
-"""The .param codec: properties, goldens, malformed files, fuzz, and ncnn's own reading of floats."""
+"""The .param codec: properties, goldens, malformed files, fuzz, and floats as ncnn reads them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ layer_params = st.dictionaries(st.integers(0, 31), values, max_size=6)
 
 @st.composite
 def valid_graphs(draw: st.DrawFn) -> NcnnGraph:
-    """Layers of unknown types (known ones have rules of their own), every blob read at most once."""
+    """Layers of unknown types (known ones have rules), every blob read at most once."""
     unread: list[str] = []
     layers = []
     for number in range(draw(st.integers(1, 6))):

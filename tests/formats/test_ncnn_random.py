@@ -80,5 +80,7 @@ def test_a_graph_that_asks_for_too_much_is_refused() -> None:
 
 def test_an_unknown_layer_type_is_refused() -> None:
     graph = NcnnGraph([Layer("Own.Layer", "it", [], ["x"])])
-    with pytest.raises(FormatError, match="Own.Layer it: a layer type whose weights are not known"):
+    with pytest.raises(
+        FormatError, match=r"Own\.Layer it: a layer type whose weights are not known"
+    ):
         fill_random_weights(graph, seed=0)
