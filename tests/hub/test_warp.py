@@ -12,14 +12,10 @@ from onnx.reference import ReferenceEvaluator
 
 from surgery.errors import HubError
 from surgery.hub import warp
+from surgery.proof.tolerances import KERNEL_FP32
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
-# Float32 positions: up to 64 pixels wide, a position is off by at most 64 * 2^-24 = 4e-6 pixels,
-# and neighbours in 0..1 differ by at most 1 per pixel and axis.
-REFERENCE_ATOL = 1e-5
-# The body goes through normalised coordinates: a few more roundings of the position.
-BODY_ATOL = 3e-5
 SPECIAL_VALUES = (math.nan, math.inf, -math.inf, 1e30, -1e30, 3e9)
 SHAPES = [(1, 3, 17, 23), (2, 4, 8, 64), (1, 16, 33, 5), (1, 2, 1, 9), (3, 1, 9, 1), (1, 5, 1, 1)]
 
@@ -98,7 +94,7 @@ class TestReference:
         image, flow = make_operands(shape)
         expected = warp_by_loop(image, flow)
         np.testing.assert_allclose(
-            warp.warp_reference(image, flow), expected, rtol=0, atol=REFERENCE_ATOL
+            warp.warp_reference(image, flow), expected, rtol=0, atol=KERNEL_FP32.bound
         )
 
     def test_equals_torch_grid_sample(self) -> None:
@@ -117,7 +113,7 @@ class TestReference:
             align_corners=True,
         ).numpy()
         found = warp.warp_reference(image, flow)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=REFERENCE_ATOL)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=KERNEL_FP32.bound)
 
     def test_no_flow_gives_the_image(self) -> None:
         image, flow = make_operands((1, 3, 12, 13))
@@ -185,7 +181,7 @@ class TestFunctionBody:
         image, flow = make_operands(shape, seed=2)
         found = run_body(body_session, image, flow)
         expected = warp.warp_reference(image, flow)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=BODY_ATOL)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=KERNEL_FP32.bound)
 
     def test_x_comes_first(self, body_session: Any) -> None:
         image, flow = make_operands((1, 3, 16, 16), seed=2)
