@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from surgery.errors import SurgeryError
+from surgery.engines import Sample
+from surgery.errors import EngineError, SurgeryError
 from surgery.output import write_file_atomically
 
 WHITE = 255.0
@@ -73,3 +74,37 @@ def write_png(path: Path, frame: np.ndarray, *, force: bool = False) -> None:
     buffer = io.BytesIO()
     Image.fromarray(to_8bit(frame)).save(buffer, format="PNG")
     write_file_atomically(path, buffer.getvalue(), force=force)
+
+
+def network_inputs(sample: Sample, padding: int) -> dict[str, np.ndarray]:
+    """The inputs of a v4 network by name, padded.
+
+    Shapes: in0 and in1 [1,3,Hp,Wp], in2 [1,1,Hp,Wp], all float32.
+    Raises:
+        EngineError: a frame is not float32 [1,3,H,W], the two differ in size, or the timestep is
+            not between 0 and 1.
+    """
+    check_sample(sample)
+    in0, in1 = pad_frame(sample.in0, padding), pad_frame(sample.in1, padding)
+    height, width = in0.shape[-2:]
+    return {"in0": in0, "in1": in1, "in2": timestep_plane(height, width, sample.timestep)}
+
+
+def check_sample(sample: Sample) -> None:
+    """Refuse a sample that no engine can run.
+
+    Raises:
+        EngineError: as `network_inputs`.
+    """
+    shapes = [frame.shape for frame in (sample.in0, sample.in1)]
+    types = [frame.dtype for frame in (sample.in0, sample.in1)]
+    is_frame = len(shapes[0]) == 4 and shapes[0][:2] == (1, 3) and min(shapes[0]) > 0
+    if not is_frame or shapes[0] != shapes[1] or set(types) != {np.dtype(np.float32)}:
+        raise EngineError(
+            f"frames of {types[0]} {shapes[0]} and {types[1]} {shapes[1]}; two of float32 "
+            "[1, 3, H, W] with the same H and W are accepted"
+        )
+    if not 0 < sample.timestep < 1:
+        raise EngineError(
+            f"timestep {sample.timestep}; between 0 and 1, both excluded, is accepted"
+        )
