@@ -85,6 +85,10 @@ def _infer_layer(
     rule = RULES.get(layer.type)
     if rule is None:
         raise FormatError(f"the shape it makes is not known; known are {', '.join(sorted(RULES))}")
+    least, most = layers.LAYER_TYPES[layer.type].inputs
+    if not least <= len(layer.inputs) <= most:
+        accepted = f"{least}" if least == most else f"{least} to {most}"
+        raise FormatError(f"{len(layer.inputs)} inputs; {accepted} are accepted")
     absent = [blob for blob in layer.inputs if blob not in shapes]
     if absent:
         raise FormatError(f"reads {absent[0]}, which no layer before it makes")

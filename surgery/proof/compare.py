@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +18,7 @@ SSIM_DEVIATION = 1.5
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """What differs between two arrays; 1 is white.
 
@@ -54,7 +54,7 @@ class Comparison:
     worst_candidate: float = math.nan
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Verdict:
     """Whether a comparison passes, and why, as one sentence."""
 
@@ -75,22 +75,25 @@ def compare(reference: np.ndarray, candidate: np.ndarray) -> Comparison:
         if not np.issubdtype(array.dtype, np.floating):
             raise TypeError(f"{array.dtype} values; floats with white at 1 are compared")
     reference, candidate = reference.astype(np.float64), candidate.astype(np.float64)
-    finite_reference, finite_candidate = np.isfinite(reference), np.isfinite(candidate)
-    shapes = reference.shape, candidate.shape
-    nonfinite = {
-        "reference_nonfinite": int(np.count_nonzero(~finite_reference)),
-        "candidate_nonfinite": int(np.count_nonzero(~finite_candidate)),
-    }
+    blank = Comparison(
+        reference_shape=reference.shape,
+        candidate_shape=candidate.shape,
+        reference_nonfinite=int(np.count_nonzero(~np.isfinite(reference))),
+        candidate_nonfinite=int(np.count_nonzero(~np.isfinite(candidate))),
+    )
     if reference.shape != candidate.shape:
-        return Comparison(*shapes, **nonfinite)
-    finite = finite_reference & finite_candidate
-    if not finite.any():
-        return Comparison(*shapes, **nonfinite)
+        return blank
+    finite = np.isfinite(reference) & np.isfinite(candidate)
+    return _measure(reference, candidate, finite, blank) if finite.any() else blank
+
+
+def _measure(
+    reference: np.ndarray, candidate: np.ndarray, finite: np.ndarray, blank: Comparison
+) -> Comparison:
     error = np.abs(np.subtract(candidate, reference, where=finite, out=np.zeros(finite.shape)))
     worst = np.unravel_index(int(error.argmax()), error.shape)
-    return Comparison(
-        *shapes,
-        **nonfinite,
+    return dataclasses.replace(
+        blank,
         max_abs=float(error.max()),
         mean_abs=float(error[finite].mean()),
         p999_abs=float(np.quantile(error[finite], 0.999)),

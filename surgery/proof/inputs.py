@@ -11,6 +11,7 @@ engine for floats sees.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,8 +88,7 @@ class PhotoTexture:
 
     def draw(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Colours at points; the origin is the middle of the photograph."""
-        from skimage.transform import warp
-
+        warp = importlib.import_module("skimage.transform").warp
         height, width, channels = self.pixels.shape
         points = np.stack([y + (height - 1) / 2, x + (width - 1) / 2])
         planes = [
@@ -333,13 +333,15 @@ def _interpolate(lattice: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarra
 
 
 def _ease(part: np.ndarray) -> np.ndarray:
-    return part * part * (3 - 2 * part)
+    """A smooth step from 0 to 1, level at both ends."""
+    return np.asarray(part * part * (3 - 2 * part))
 
 
 def _load_photos() -> list[PhotoTexture]:
     """The colour photographs that scikit-image brings along; none of them is downloaded."""
     try:
-        from skimage import data
+        # By name: whether its type hints are complete depends on its version.
+        data = importlib.import_module("skimage.data")
     except ImportError as error:
         raise SurgeryError(
             "photographs come from scikit-image, which is not installed: pip install scikit-image"

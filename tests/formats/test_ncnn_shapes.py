@@ -107,7 +107,12 @@ CASES: list[tuple[list[Shape], str]] = [
     ([(3, 4, 6)], "Reshape l 1 1 a x 0=8 1=-1"),
     ([(3, 4, 6)], "Reshape l 1 1 a x 0=0 1=-1 2=12"),
     ([(3, 4, 6)], "Reshape l 1 1 a x 0=3 1=4 11=2 2=3"),
-    *[([(3, 4, 6)], f"Permute l 1 1 a x 0={order}") for order in range(6)],
+    ([(3, 4, 6)], "Permute l 1 1 a x 0=0"),
+    ([(3, 4, 6)], "Permute l 1 1 a x 0=1"),
+    ([(3, 4, 6)], "Permute l 1 1 a x 0=2"),
+    ([(3, 4, 6)], "Permute l 1 1 a x 0=3"),
+    ([(3, 4, 6)], "Permute l 1 1 a x 0=4"),
+    ([(3, 4, 6)], "Permute l 1 1 a x 0=5"),
     ([(4, 6)], "Permute l 1 1 a x 0=1"),
     ([(3, 4, 6)], "Reduction l 1 1 a x 0=0"),
     ([(3, 4, 6)], "Reduction l 1 1 a x 0=3 1=0 -23303=2,1,2 4=1 5=1"),
@@ -150,6 +155,8 @@ MISFITS: list[tuple[list[Shape], str, str]] = [
     ([(3, 9, 14)], "ReLU l 1 1 z x", "reads z"),
     ([(3, 9, 14)], "ReLU l 1 2 a x y", "2 outputs; 1 are expected"),
     ([(3, 9, 14), (3, 9, 14)], "Crop l 2 1 a b x", "2 inputs"),
+    ([(3, 9, 14)], "rife.Warp l 1 1 a x", "1 inputs; 2 are accepted"),
+    ([(3, 9, 14), (3, 9, 14)], "ReLU l 2 1 a b x", "2 inputs; 1 are accepted"),
     ([(3, 9, 14)], "ExpandDims l 1 1 a x -23303=2,0,1", "axes [0, 1] added"),
 ]
 
@@ -234,6 +241,7 @@ def run_shapes(
     net = ncnn.Net()
     for option in ("use_vulkan_compute", "use_fp16_storage", "use_bf16_storage"):
         setattr(net.opt, option, False)
+    net.opt.num_threads = 1
     warps: list[Any] = []
 
     class KeepImage(ncnn.Layer):  # type: ignore[name-defined, misc]

@@ -136,6 +136,6 @@ def test_photographs_move_and_know_their_truth() -> None:
 
 
 def test_photographs_without_scikit_image_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "skimage", None)
+    monkeypatch.setitem(sys.modules, "skimage.data", None)
     with pytest.raises(SurgeryError, match="scikit-image"):
         inputs.make_photo_samples([SIZE], [0.5], seed=0)
