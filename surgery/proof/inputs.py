@@ -70,10 +70,10 @@ class NoiseTexture:
 
     def draw(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Colours at points; see `Texture`."""
-        total = np.broadcast_to(self.colour[:, None, None], (3, *x.shape)).copy()
+        total = np.tile(self.colour[:, None, None], (1, *x.shape))
         for (period, weight), lattice in zip(OCTAVES, self.lattices, strict=True):
             total += weight * _interpolate(lattice, x / period, y / period)
-        return total
+        return np.asarray(total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +190,7 @@ class Scene:
             cover = 1.0 if layer.shape is None else layer.shape.cover(layer_x, layer_y)
             frame += cover * (layer.texture.draw(layer_x, layer_y) - frame)
         levels = np.rint(np.clip(frame, 0, 1) * LEVELS).astype(np.float32)
-        return (levels / np.float32(LEVELS))[None]
+        return np.asarray(levels[None] / np.float32(LEVELS))
 
     def displacement(self, time: float, other: float) -> np.ndarray:
         """How far what a pixel shows at `time` has gone at `other`.

@@ -9,6 +9,7 @@ what the smallest fault does.
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 
 
@@ -145,6 +146,17 @@ CALIBRATED_FLOW = FlowBounds(
     most_p99=30.0,
     least_std=2.0,
     least_difference=1.0,
-    reason="with flows below this, a warp that swaps x and y, swaps the two frames or ignores its "
-    "flow changes so little that fp16 and 8 bits hide it; a constant flow hides the same",
+    reason="weights made up for a proof can be asked for more than enough: any one warp that swaps "
+    "x and y, halves its flow or takes that of the other frame then costs 10 dB more than any "
+    "tolerance here. Beyond 30 px most samples are the border's, whatever the flow is",
+)
+PROVING_FLOW = FlowBounds(
+    least_median=0.5,
+    least_p99=1.0,
+    most_p99=math.inf,
+    least_std=0.25,
+    least_difference=0.5,
+    reason="where the flow is half a pixel, one warp of a pair that ignores, swaps or halves it "
+    "costs the mean of the pair down to 49 dB or less, and 50 dB is the loosest tolerance; with "
+    "less, only float outputs tell a wrong warp from rounding",
 )
