@@ -55,8 +55,9 @@ _BODY = """
     [step_y] step_y = Div (two, span_y)
     [row_numbers] rows = Range (black, height_f, one)
     [row_column] rows_2d = Reshape (rows, column)
-    [row_steps] rows_scaled = Mul (rows_2d, step_y)
-    [row_grid] rows_grid = Sub (rows_scaled, one)
+    [row_doubles] rows_doubled = Mul (rows_2d, two)
+    [row_from_middle] rows_centred = Sub (rows_doubled, last_y)
+    [row_grid] rows_grid = Div (rows_centred, span_y)
 
     [width_dimension] width_list = Shape <start = 3, end = 4> (image)
     [width_scalar] width = Squeeze (width_list)
@@ -65,8 +66,9 @@ _BODY = """
     [last_column_or_one] span_x = Max (last_x, one)
     [step_x] step_x = Div (two, span_x)
     [column_numbers] columns = Range (black, width_f, one)
-    [column_steps] columns_scaled = Mul (columns, step_x)
-    [column_grid] columns_grid = Sub (columns_scaled, one)
+    [column_doubles] columns_doubled = Mul (columns, two)
+    [column_from_middle] columns_centred = Sub (columns_doubled, last_x)
+    [column_grid] columns_grid = Div (columns_centred, span_x)
 
     [split_flow] flow_x, flow_y = Split <axis = 1, num_outputs = 2> (flow)
     [scale_x] shift_x = Mul (flow_x, step_x)

@@ -1,0 +1,28 @@
+"""Measure this project: `python tools/bench.py COMMAND --help`.
+
+Every command is a module in `tools/benches` with `add_arguments` and `run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benches import kernel
+
+COMMANDS = {"kernel": kernel}
+
+
+def main() -> int:
+    """Run the command that the command line names; the exit status is its verdict."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, module in COMMANDS.items():
+        summary = (module.__doc__ or "").splitlines()[0]
+        module.add_arguments(commands.add_parser(name, help=summary, description=module.__doc__))
+    arguments = parser.parse_args()
+    return COMMANDS[arguments.command].run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
