@@ -1,0 +1,230 @@
+"""Runtimes in a process of their own.
+
+The runtimes ignore their own error codes and die by a signal when a model displeases them; a
+process of their own turns that into one `EngineError` with a reason.
+
+A job is a temporary folder, the worker's current one: `job.json` (the job and the names of its
+arrays) with `input-N.npy` before the run, `result.json` with `output-N.npy` after it. A worker is a
+module that is run with `python -m` and calls `serve`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surgery.errors import EngineError, SurgeryError
+
+JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
+# How much of what a runtime printed is looked at, and how much of that is told.
+LOG_TAIL_BYTES = 16 * 1024
+LOG_TAIL_LINES = 3
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+# What the runtimes print before they die, and what it means.
+# Source: ncnn net.cpp (load_param, load_model, find_blob_index_by_name) and modelbin.cpp.
+_REASONS = tuple(
+    (re.compile(pattern), meaning)
+    for pattern, meaning in (
+        (r"layer (\S+) not exists or registered", "it was built without the layer type {}"),
+        (r"layer load_param \d+ (\S+) failed", "it does not accept the parameters of layer {}"),
+        (r"layer load_model \d+ (\S+) failed", "the .bin ends before the weights of layer {}"),
+        (r"ModelBin read (\S+) failed", "the .bin ends too early, at {}"),
+        (r"layer create_pipeline \d+ (\S+) failed", "it cannot prepare layer {}"),
+        (r"fopen (.+) failed", "it cannot open {}"),
+        (r"find_blob_index_by_name (\S+) failed", "the graph has no blob {}"),
+        (r"(param is too old|parse \w+ failed)", "the .param breaks its format ({})"),
+        (r"(vkCreateInstance|vkEnumeratePhysicalDevices) failed", "Vulkan does not start ({})"),
+        (r"vk(?:AllocateMemory|CreateBuffer) failed (\S+)", "the GPU's memory is full ({})"),
+        (r"(free\(\)|malloc\(\)|corrupted|double free)", "it corrupted its own memory ({})"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is to do.
+
+    Attributes:
+        facts: anything that JSON can say.
+        arrays: by name; names may hold any character.
+        files: paths inside the job's folder, and the files that shall be found there.
+    """
+
+    facts: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker hands back.
+
+    Attributes:
+        facts: anything that JSON can say.
+        arrays: by name.
+    """
+
+    facts: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+
+def run_worker(module: str, task: Task, *, engine: str, time_limit: float) -> Outcome:
+    """Run the worker `module` on `task`; `engine` is what messages call it.
+
+    Units: time_limit in seconds, start of the process included.
+
+    Raises:
+        EngineError: the worker refused, crashed, did not finish in time or could not start.
+    """
+    try:
+        # A worker that is killed may leave files of its own behind; they go with the folder.
+        with tempfile.TemporaryDirectory(prefix="surgery-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            _write_task(folder, task)
+            code = _run_process(module, folder, engine, time_limit)
+            return _read_outcome(folder, code, engine)
+    except OSError as error:
+        raise EngineError(f"{engine}: its process cannot be set up: {error}") from error
+
+
+def _write_task(folder: Path, task: Task) -> None:
+    for name, source in task.files.items():
+        _place_file(source.resolve(), folder / name)
+    _write_message(folder / JOB, "input", task.facts, task.arrays)
+
+
+def _place_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.symlink_to(source)
+    except OSError:  # Windows keeps links to administrators
+        shutil.copyfile(source, target)
+
+
+def _run_process(module: str, folder: Path, engine: str, time_limit: float) -> int:
+    environment = os.environ.copy()
+    # The folder is the current one, so a source tree that is not installed has to be named.
+    paths = [str(PACKAGE_ROOT), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    with (folder / LOG).open("wb") as log:
+        try:
+            return subprocess.run(
+                [sys.executable, "-m", module],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=time_limit,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired as error:
+            raise EngineError(
+                f"{engine} was ended after {time_limit:g} s without a result; allow more time or "
+                "take smaller frames" + _describe_log(folder / LOG)
+            ) from error
+
+
+def _read_outcome(folder: Path, code: int, engine: str) -> Outcome:
+    log = folder / LOG
+    if code != 0:
+        raise EngineError(f"{engine} {_describe_exit(code)}{_describe_log(log)}")
+    facts, arrays = _read_message(folder / RESULT)
+    if "error" in facts:
+        raise EngineError(f"{engine}: {facts['error']}{_describe_log(log)}")
+    return Outcome(facts, arrays)
+
+
+def _describe_exit(code: int) -> str:
+    if code > 0:
+        return f"ended with exit code {code} and no result"
+    try:
+        return f"crashed ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"crashed (signal {-code})"
+
+
+def _describe_log(path: Path) -> str:
+    """The reason that a log gives, if it is a known one, and its last lines."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - LOG_TAIL_BYTES, 0))
+        text = file.read().decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = f" (it printed: {' | '.join(lines[-LOG_TAIL_LINES:])})" if lines else ""
+    return _find_reason(text) + told
+
+
+def _find_reason(text: str) -> str:
+    for pattern, meaning in _REASONS:
+        match = pattern.search(text)
+        if match:
+            return ": " + meaning.format(match[1])
+    return ""
+
+
+# ---- the worker's side -------------------------------------------------------------------------
+
+
+def serve(work: Callable[[Task], Outcome]) -> None:
+    """Do the job in the current folder: what a worker module calls when it is run.
+
+    A `SurgeryError` that `work` raises becomes the `EngineError` of the caller; any other exception
+    ends the worker with a traceback, whose last lines the caller tells.
+    """
+    task = Task(*_read_message(Path(JOB)))
+    try:
+        outcome = work(task)
+    except SurgeryError as error:
+        outcome = Outcome({"error": str(error)}, {})
+    _write_message(Path(RESULT), "output", outcome.facts, outcome.arrays)
+
+
+def measure_peak_bytes() -> int | None:
+    """The most memory that this process has held so far; None where nothing tells.
+
+    Linux hands `ru_maxrss` of the parent down through fork and exec, so there the kernel's record
+    of this program alone is read.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        return int(found[1]) * 1024 if found else None
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+# ---- files of both sides -----------------------------------------------------------------------
+
+
+def _write_message(
+    path: Path, prefix: str, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> None:
+    files = {name: f"{prefix}-{index}.npy" for index, name in enumerate(arrays)}
+    for name, file_name in files.items():
+        np.save(path.parent / file_name, arrays[name], allow_pickle=False)
+    path.write_text(json.dumps({"facts": dict(facts), "arrays": files}), encoding="utf-8")
+
+
+def _read_message(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    message = json.loads(path.read_text(encoding="utf-8"))
+    arrays = {
+        name: np.load(path.parent / file_name, allow_pickle=False)
+        for name, file_name in message["arrays"].items()
+    }
+    return message["facts"], arrays

@@ -1,0 +1,101 @@
+"""Plain ncnn, with `rife.Warp` as a layer written in numpy: fp32 throughout, on CPU.
+
+It shows what the converted graph computes, without the 8 bits and the fp16 of rife-ncnn-vulkan, and
+any blob on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surgery.engines import Sample
+from surgery.engines.child import Task, run_worker
+from surgery.engines.frames import network_inputs
+from surgery.engines.recording import Recording, name_array, read_recording
+from surgery.errors import EngineError
+from surgery.formats.ncnn_folder import NETWORK
+from surgery.hub.model import V4_OUTPUT
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WORKER = "surgery.engines.ncnn_worker"
+
+
+class NcnnEngine:
+    """Run a v4 model folder in the PyPI package `ncnn`, in a process of its own.
+
+    Attributes:
+        name: what messages and reports call the engine.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        padding: int,
+        *,
+        threads: int = 2,
+        blobs: Sequence[str] = (),
+        time_limit: float = 600.0,
+    ) -> None:
+        """Prepare; every run loads the model anew.
+
+        `padding` is the model's, in pixels; `blobs` are extracted beside the frames, for `record`.
+
+        Units: time_limit in seconds, for all samples of a run together.
+
+        Raises:
+            EngineError: a file of the model is missing.
+        """
+        self.name = "ncnn"
+        self._files = find_files(folder)
+        self._padding = padding
+        self._threads = threads
+        self._blobs = tuple(blobs)
+        self._time_limit = time_limit
+
+    def run(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        """Interpolate; one float32 [1,3,H,W] for each sample, not clamped.
+
+        Raises:
+            EngineError: ncnn is not installed, or refuses the model, or died of it.
+        """
+        return self.record(samples).frames
+
+    def record(self, samples: Sequence[Sample]) -> Recording:
+        """As `run`, with the blobs, the times and the memory.
+
+        Raises:
+            EngineError: as `run`; also for a blob that the graph does not have.
+        """
+        arrays = {
+            name_array(index, blob): array
+            for index, sample in enumerate(samples)
+            for blob, array in network_inputs(sample, self._padding).items()
+        }
+        facts = {
+            "samples": len(samples),
+            "param": str(self._files[0]),
+            "bin": str(self._files[1]),
+            "threads": self._threads,
+            "blobs": [V4_OUTPUT, *self._blobs],
+        }
+        outcome = run_worker(
+            WORKER, Task(facts, arrays), engine=self.name, time_limit=self._time_limit
+        )
+        return read_recording(outcome, samples, self.name, V4_OUTPUT, self._blobs)
+
+
+def find_files(folder: Path) -> tuple[Path, Path]:
+    """The `.param` and the `.bin` of a v4 model folder, as absolute paths.
+
+    Raises:
+        EngineError: one of them is missing.
+    """
+    param, weights = (folder.resolve() / f"{NETWORK}.{end}" for end in ("param", "bin"))
+    for path in (param, weights):
+        if not path.is_file():
+            raise EngineError(f"{folder} has no {path.name}; a model folder holds it")
+    return param, weights

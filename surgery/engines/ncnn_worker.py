@@ -1,0 +1,136 @@
+"""The process in which `surgery.engines.ncnn` runs ncnn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from surgery.engines.child import Outcome, Task, measure_peak_bytes, serve
+from surgery.engines.recording import name_array
+from surgery.errors import EngineError
+from surgery.hub.model import V4_INPUTS
+from surgery.hub.warp import warp_reference
+
+try:
+    import ncnn
+except ImportError as missing:
+    raise SystemExit(f"{missing}; the package is installed by: pip install ncnn") from missing
+
+WARP_LAYER = "rife.Warp"
+# Everything that would round to 16 bits. The packing layout stays on: without it ncnn computed
+# wrong output (release 20261020).
+_ROUNDING_OPTIONS = (
+    "use_fp16_packed",
+    "use_fp16_storage",
+    "use_fp16_arithmetic",
+    "use_bf16_storage",
+)
+
+
+class WarpLayer(ncnn.Layer):  # type: ignore[misc]
+    """`rife.Warp` by its definition; ncnn unpacks what it gets, for it claims no packing."""
+
+    def __init__(self) -> None:
+        """Take two blobs."""
+        ncnn.Layer.__init__(self)
+        self.one_blob_only = False
+
+    def forward(self, bottoms: Sequence[Any], tops: Sequence[Any], option: Any) -> int:
+        """Warp the first blob by the second."""
+        image, flow = (np.array(blob)[np.newaxis] for blob in bottoms)
+        warped = warp_reference(image, flow)[0]
+        tops[0].clone_from(ncnn.Mat(np.ascontiguousarray(warped)), option.blob_allocator)
+        return 0
+
+
+class WarpFactory:
+    """Makes layers and keeps them: ncnn holds no reference that Python counts."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._layers: list[WarpLayer] = []
+
+    def create(self) -> WarpLayer:
+        """Make a layer."""
+        self._layers.append(WarpLayer())
+        return self._layers[-1]
+
+    def destroy(self, layer: WarpLayer) -> None:
+        """Let go of a layer."""
+        self._layers = [kept for kept in self._layers if kept is not layer]
+
+
+def run_network(task: Task) -> Outcome:
+    """Load the network and run every sample.
+
+    Raises:
+        EngineError: ncnn refuses the files, or the graph lacks a blob.
+    """
+    factory = WarpFactory()
+    network = ncnn.Net()
+    network.register_custom_layer(WARP_LAYER, factory.create, factory.destroy)
+    _set_options(network.opt, task.facts)
+    _load(network, task.facts)
+    inputs = _find_inputs(network)
+    arrays: dict[str, np.ndarray] = {}
+    seconds = []
+    for index in range(task.facts["samples"]):
+        feed = {name: task.arrays[name_array(index, name)] for name in inputs}
+        start = time.perf_counter()
+        blobs = _run_once(network, feed, task.facts["blobs"])
+        seconds.append(time.perf_counter() - start)
+        arrays |= {name_array(index, name): blob for name, blob in blobs.items()}
+    return Outcome({"seconds": seconds, "peak_bytes": measure_peak_bytes()}, arrays)
+
+
+def _set_options(option: Any, facts: Mapping[str, Any]) -> None:
+    for name in _ROUNDING_OPTIONS:
+        setattr(option, name, False)
+    option.use_vulkan_compute = False
+    option.num_threads = facts["threads"]
+    # The light mode frees a blob after its last reader, and asking for it then is fatal.
+    option.lightmode = len(facts["blobs"]) == 1
+
+
+def _load(network: Any, facts: Mapping[str, Any]) -> None:
+    for load, path in ((network.load_param, facts["param"]), (network.load_model, facts["bin"])):
+        if load(path) != 0:
+            raise EngineError(f"it refuses {path}")
+
+
+def _find_inputs(network: Any) -> list[str]:
+    """The inputs that the graph has. One that nobody feeds would be read as a null pointer."""
+    names = list(network.input_names())
+    unknown = sorted(set(names) - set(V4_INPUTS))
+    if unknown:
+        raise EngineError(
+            f"the graph has the input(s) {', '.join(unknown)}; a v4 model has "
+            f"{', '.join(V4_INPUTS)}"
+        )
+    return names
+
+
+def _run_once(
+    network: Any, feed: Mapping[str, np.ndarray], blobs: Sequence[str]
+) -> dict[str, np.ndarray]:
+    # A Mat made from an array points into it, so the arrays outlive the extractor.
+    planes = {name: np.ascontiguousarray(array[0]) for name, array in feed.items()}
+    extractor = network.create_extractor()
+    for name, array in planes.items():
+        extractor.input(name, ncnn.Mat(array))
+    return {name: _extract(extractor, name) for name in blobs}
+
+
+def _extract(extractor: Any, name: str) -> np.ndarray:
+    code, blob = extractor.extract(name)
+    if code != 0 or blob.empty():
+        raise EngineError(f"it does not compute blob {name} (code {code})")
+    # An array made from a Mat points into it and dies with the network: copied.
+    return np.array(np.array(blob)[np.newaxis], np.float32, copy=True)
+
+
+if __name__ == "__main__":
+    serve(run_network)
