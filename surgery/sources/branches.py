@@ -1,16 +1,20 @@
 """Decide the branches of a stock forward that depend on the data.
 
 RIFE 4.0 and 4.1 run their first block again at half the resolution when a flow is very large
-(`if f0.abs().max() > 32 and ...`). A graph has no such branch, so an export bakes one in. Every
-published conversion has the undoubled one, and so do we: on purpose, and on record.
+(`if i == 1 and f0[:, :2].abs().max() > 32 and ...`). A graph has no such branch, so an export bakes
+one in. Every published conversion has the one that is not doubled, and so do we: on purpose, and on
+record.
 
 Source: torch.overrides.TorchFunctionMode, through which `bool(tensor)` passes.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import linecache
 import sys
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -20,19 +24,32 @@ from torch.overrides import TorchFunctionMode
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """One `if` on a tensor: where it stands, what was chosen, what the data would have said.
+    """One `if` on a tensor, answered with False.
 
-    `data_says` is None while tracing, where there is no data to ask.
+    Attributes:
+        function: the function that it stands in.
+        line: its line in the donor's source.
+        condition: the whole condition, as the source has it; empty when that cannot be read.
+        data_says: the value of the whole condition on this data; None where there is no data to
+            ask, as in a trace.
     """
 
     function: str
     line: int
-    chosen: bool
+    condition: str
     data_says: bool | None
+
+    def __str__(self) -> str:
+        condition = f" (if {self.condition})" if self.condition else ""
+        return f"{self.function}, line {self.line}{condition}: not taken"
 
 
 class ChosenBranches(TorchFunctionMode):
-    """While active, `bool(tensor)` is False, and `decisions` lists where that happened."""
+    """While active, `bool(tensor)` is False, and `decisions` lists where that happened.
+
+    Works eagerly, in a trace (which has nothing left to warn of), in torch.export and on tensors
+    without data.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,25 +61,64 @@ class ChosenBranches(TorchFunctionMode):
         """Answer `bool`; let everything else through."""
         if func is not torch.Tensor.__bool__:
             return func(*args, **(kwargs or {}))
-        frame = _calling_frame()
-        says = None if torch.jit.is_tracing() else bool(func(*args))
-        self.decisions.append(
-            Decision(frame.f_code.co_name, frame.f_lineno, chosen=False, data_says=says)
-        )
+        self.decisions.append(_describe_decision(_find_asking_frame(), args[0]))
         return False
 
     @property
-    def overruled(self) -> bool:
-        """Whether the unaltered source would have taken another branch on this data."""
-        return any(decision.data_says for decision in self.decisions)
+    def overruled(self) -> list[Decision]:
+        """The decisions on which the unaltered source would have taken the other branch."""
+        return [decision for decision in self.decisions if decision.data_says]
 
 
-def _calling_frame() -> FrameType:
+def summarise_decisions(decisions: Iterable[Decision]) -> tuple[str, ...]:
+    """Each place once, in words, in the order of the source."""
+    places = {(decision.function, decision.line): str(decision) for decision in decisions}
+    return tuple(places[place] for place in sorted(places))
+
+
+def _describe_decision(frame: FrameType, asked: torch.Tensor) -> Decision:
+    name, line = frame.f_code.co_name, frame.f_lineno
+    test = _find_test(frame)
+    says = None
+    if _has_data(asked):
+        # The first operand of an `and` alone does not tell what the source would have done.
+        says = bool(asked) if test is None else _evaluate(test, frame)
+    return Decision(name, line, ast.unparse(test) if test is not None else "", says)
+
+
+def _has_data(tensor: torch.Tensor) -> bool:
+    tracing = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return not (tracing or tensor.is_meta)
+
+
+def _evaluate(test: ast.expr, frame: FrameType) -> bool:
+    """The condition's value, in the place where it stands; conditions have no side effects."""
+    code = compile(ast.Expression(test), frame.f_code.co_filename, "eval")
+    return bool(eval(code, frame.f_globals, frame.f_locals))
+
+
+def _find_test(frame: FrameType) -> ast.expr | None:
+    """The condition of the innermost `if` at a frame's line; None when there is none to read."""
+    source = "".join(linecache.getlines(frame.f_code.co_filename))
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return None
+    tests = [
+        node.test
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.If, ast.IfExp, ast.While))
+        and node.test.lineno <= frame.f_lineno <= (node.test.end_lineno or node.test.lineno)
+    ]
+    return min(tests, key=lambda test: (test.end_lineno or 0) - test.lineno, default=None)
+
+
+def _find_asking_frame() -> FrameType:
     """The nearest frame outside torch and this module: the donor's own code."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
         module = str(frame.f_globals.get("__name__", ""))
-        if module != __name__ and module != "torch" and not module.startswith("torch."):
+        if module != __name__ and module.split(".", 1)[0] != "torch":
             break
         frame = frame.f_back
     return frame

