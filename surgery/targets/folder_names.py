@@ -1,0 +1,186 @@
+"""What each runtime makes of the path of a model folder.
+
+The runtimes read no metadata: they search the whole path they are given, parent folders included,
+for parts such as `rife-v4`, and pick from them how to run the network and how far to pad frames. A
+network in a folder of another name is run as another kind, or on frames that are padded too little,
+which corrupts memory and is not reported.
+
+Sources: nihui/rife-ncnn-vulkan a7532fc main.cpp; TNTwise/rife-ncnn-vulkan b9742c8 main.cpp;
+styler00dollar/VapourSynth-RIFE-ncnn-Vulkan 48da541 plugin.cpp; rife_ncnn_vulkan.py of the PyPI
+package rife-ncnn-vulkan-python-tntwise 1.4.5; k4yt3x/video2x interpolator_rife.cpp.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import PurePath
+
+from surgery.targets.runtimes import find_runtime
+
+# rife.cpp, load_param_model: "%s/%s.param" goes into char[256], and nothing checks its length.
+MAX_PATH_BYTES = 255 - len("/flownet.param")
+V4 = "v4"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a runtime would run the networks of a folder.
+
+    Attributes:
+        mode: `v4` for one network with a timestep, `v2` or `v1` for three networks.
+        padding: height and width are padded to multiples of this many pixels.
+    """
+
+    mode: str
+    padding: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PathRules:
+    """How one runtime reads a path.
+
+    Attributes:
+        modes: parts of a path and the mode they select; the first one found decides.
+        other_mode: the mode of a path with none of them; None where the runtime refuses it.
+        paddings: parts of a path and the padding they select; the last one found decides.
+        padding: where none of them is found.
+        paddings_need: `paddings` count only where this part decided the mode; empty for always.
+        reads_name_alone: the last part of the path is searched, not the whole.
+    """
+
+    modes: tuple[tuple[str, str], ...]
+    other_mode: str | None = None
+    paddings: tuple[tuple[str, int], ...] = ()
+    padding: int = 32
+    paddings_need: str = ""
+    reads_name_alone: bool = False
+
+
+_NEW_PADDINGS = (("rife-v4.25", 64), ("rife-v4.25-lite", 128), ("rife-v4.26", 64))
+_OFFICIAL = PathRules((("rife-v2", "v2"), ("rife-v3", "v2"), ("rife-v4", V4), ("rife", "v1")))
+PATH_RULES: dict[str, PathRules] = {
+    "nihui": _OFFICIAL,
+    "nihui-memorydata": _OFFICIAL,
+    "tntwise": PathRules(
+        (
+            ("rife-v2", "v2"),
+            ("rife-v3.6", V4),
+            ("rife-v3.9", V4),
+            ("rife-v3", "v2"),
+            ("rife-v4", V4),
+            ("rife-v5", V4),
+            ("rife", "v1"),
+        ),
+        paddings=_NEW_PADDINGS,
+        paddings_need="rife-v4",
+    ),
+    "wheel": PathRules(
+        (
+            ("rife-v4", V4),
+            ("rife4", V4),
+            ("rife-4", V4),
+            ("rife-v2", "v2"),
+            ("rife-v3", "v2"),
+        ),
+        other_mode="v1",
+        paddings=(("rife-v4.25", 64), ("rife-v4.26", 64)),
+    ),
+    "vapoursynth": PathRules(
+        (
+            ("rife-v2", "v2"),
+            ("rife-v3.9", V4),
+            ("rife-v3", "v2"),
+            ("rife-v4", V4),
+            ("rife4", V4),
+            ("rife", "v1"),
+        ),
+        paddings=_NEW_PADDINGS,
+    ),
+    "video2x": dataclasses.replace(_OFFICIAL, paddings=_NEW_PADDINGS, reads_name_alone=True),
+}
+# Parts of a name that select v4 and a padding, for the names that are proposed.
+_PREFIXES = ("rife-v4", "rife-v4.26", "rife-v4.25-lite")
+
+
+def read_folder_path(path: str, runtime: str) -> Reading | None:
+    """How a runtime would run the folder at `path`; None where it refuses to.
+
+    `path` is the text that the runtime is given, so what a relative path leaves out does not count.
+
+    Raises:
+        RuntimeRefused: there is no such runtime.
+        ValueError: the runtime reads no paths (`ncnn`: the host decides).
+    """
+    rules = PATH_RULES.get(find_runtime(runtime).name)
+    if rules is None:
+        raise ValueError(f"runtime {runtime} does not read the path of a model")
+    text = PurePath(path).name if rules.reads_name_alone else path
+    decisive, mode = next(
+        ((part, mode) for part, mode in rules.modes if part in text), ("", rules.other_mode)
+    )
+    if mode is None:
+        return None
+    if rules.paddings_need in ("", decisive):
+        found = [padding for part, padding in rules.paddings if part in text]
+        return Reading(mode, found[-1] if found else rules.padding)
+    return Reading(mode, rules.padding)
+
+
+def refuse_folder_path(path: str, padding: int, runtime: str) -> str:
+    """Say why a runtime would misread the folder of a v4 model; empty when it would not.
+
+    `path` should be absolute: a runtime may be given it in full, and then its parents count.
+
+    Units: padding in pixels, what the model needs.
+
+    Raises:
+        RuntimeRefused: there is no such runtime.
+    """
+    if find_runtime(runtime).name not in PATH_RULES:
+        return ""
+    if fault := _find_fault(path, padding, runtime):
+        return f"{fault}; {_propose(path, padding, runtime)}"
+    return ""
+
+
+def name_folder(padding: int, runtime: str, name: str = "", parent: str = "") -> str | None:
+    """A folder name below `parent` that the runtime reads right, with `name` in it if it can be.
+
+    None where no name does: the runtime never pads that far, or `parent` misleads it.
+
+    Raises:
+        RuntimeRefused: there is no such runtime.
+    """
+    endings = [f"-{name}", ""] if name else [""]
+    for proposal in (prefix + ending for ending in endings for prefix in _PREFIXES):
+        if not _find_fault(str(PurePath(parent, proposal)), padding, runtime):
+            return proposal
+    return None
+
+
+def _find_fault(path: str, padding: int, runtime: str) -> str:
+    if len(path.encode()) > MAX_PATH_BYTES:
+        return (
+            f"the path has {len(path.encode())} bytes, and {runtime} has room for "
+            f"{MAX_PATH_BYTES} and does not check"
+        )
+    reading = read_folder_path(path, runtime)
+    if reading is None:
+        return f"{runtime} refuses the path {path}: it looks for 'rife-v4' in it"
+    if reading.mode != V4:
+        return f"{runtime} takes the path {path} for a RIFE {reading.mode} of three networks"
+    if reading.padding % padding:
+        return (
+            f"the model needs frames padded to {padding}, and {runtime} pads to "
+            f"{reading.padding} for the path {path}, which corrupts memory"
+        )
+    return ""
+
+
+def _propose(path: str, padding: int, runtime: str) -> str:
+    folder = PurePath(path)
+    if proposal := name_folder(padding, runtime, folder.name, str(folder.parent)):
+        return f"{proposal} is a name that works"
+    if proposal := name_folder(padding, runtime, folder.name):
+        return f"choose another parent folder: {proposal} works where no parent misleads it"
+    return f"no name makes {runtime} pad to {padding}"
