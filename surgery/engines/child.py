@@ -31,6 +31,8 @@ JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
 # How much of what a runtime printed is looked at, and how much of that is told.
 LOG_TAIL_BYTES = 16 * 1024
 LOG_TAIL_LINES = 3
+# What ncnn prints about every Vulkan device, whatever happens. Source: ncnn gpu.cpp.
+_DEVICE_BANNER = re.compile(r"\[\d+ .*\]  (queueC|bugsbn1|fp16-|subgroup)")
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 # What the runtimes print before they die, and what it means.
@@ -162,7 +164,8 @@ def _describe_log(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - LOG_TAIL_BYTES, 0))
         text = file.read().decode(errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not _DEVICE_BANNER.match(line)]
     told = f" (it printed: {' | '.join(lines[-LOG_TAIL_LINES:])})" if lines else ""
     return _find_reason(text) + told
 

@@ -45,10 +45,10 @@ def read_png(path: Path) -> np.ndarray:
         raise SurgeryError(f"{path}: no such file; a picture (PNG, JPEG, ...) is expected")
     try:
         with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"), np.float32)
+            pixels = np.asarray(picture.convert("RGB"))
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise SurgeryError(f"{path} is not a picture: {error}") from error
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[np.newaxis]) / np.float32(WHITE)
+    return _scale_levels(pixels)
 
 
 def to_8bit(frame: np.ndarray) -> np.ndarray:
@@ -59,8 +59,13 @@ def to_8bit(frame: np.ndarray) -> np.ndarray:
 
 def from_8bit(pixels: np.ndarray) -> np.ndarray:
     """Read uint8 [H,W,3] as float32 [1,3,H,W] in 0..1."""
-    planes = pixels.transpose(2, 0, 1)[np.newaxis].astype(np.float32)
-    return np.ascontiguousarray(planes) / np.float32(WHITE)
+    return _scale_levels(pixels)
+
+
+def _scale_levels(pixels: np.ndarray) -> np.ndarray:
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)[np.newaxis], np.float32)
+    planes /= np.float32(WHITE)
+    return planes
 
 
 def write_png(path: Path, frame: np.ndarray, *, force: bool = False) -> None:
