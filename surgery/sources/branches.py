@@ -39,13 +39,15 @@ class Decision:
     condition: str
     data_says: bool | None
 
-    def __str__(self) -> str:
+    @property
+    def words(self) -> str:
+        """The decision as one line for metadata and reports."""
         condition = f" (if {self.condition})" if self.condition else ""
         return f"{self.function}, line {self.line}{condition}: not taken"
 
 
 class ChosenBranches(TorchFunctionMode):
-    """While active, `bool(tensor)` is False, and `decisions` lists where that happened.
+    """While active, `if tensor` is not taken, and `decisions` lists where that happened.
 
     Works eagerly, in a trace (which has nothing left to warn of), in torch.export and on tensors
     without data.
@@ -59,9 +61,11 @@ class ChosenBranches(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Answer `bool`; let everything else through."""
-        if func is not torch.Tensor.__bool__:
+        asking = _find_asking_frame() if func is torch.Tensor.__bool__ else None
+        # The exporters ask tensors about themselves too, and need the truth.
+        if asking is None or _is_torch(asking):
             return func(*args, **(kwargs or {}))
-        self.decisions.append(_describe_decision(_find_asking_frame(), args[0]))
+        self.decisions.append(_describe_decision(asking, args[0]))
         return False
 
     @property
@@ -72,18 +76,19 @@ class ChosenBranches(TorchFunctionMode):
 
 def summarise_decisions(decisions: Iterable[Decision]) -> tuple[str, ...]:
     """Each place once, in words, in the order of the source."""
-    places = {(decision.function, decision.line): str(decision) for decision in decisions}
+    places = {(decision.function, decision.line): decision.words for decision in decisions}
     return tuple(places[place] for place in sorted(places))
 
 
 def _describe_decision(frame: FrameType, asked: torch.Tensor) -> Decision:
-    name, line = frame.f_code.co_name, frame.f_lineno
-    test = _find_test(frame)
+    source = "".join(linecache.getlines(frame.f_code.co_filename))
+    test = _find_test(source, frame.f_lineno)
+    text = "" if test is None else " ".join((ast.get_source_segment(source, test) or "").split())
     says = None
     if _has_data(asked):
         # The first operand of an `and` alone does not tell what the source would have done.
         says = bool(asked) if test is None else _evaluate(test, frame)
-    return Decision(name, line, ast.unparse(test) if test is not None else "", says)
+    return Decision(frame.f_code.co_name, frame.f_lineno, text, says)
 
 
 def _has_data(tensor: torch.Tensor) -> bool:
@@ -97,9 +102,8 @@ def _evaluate(test: ast.expr, frame: FrameType) -> bool:
     return bool(eval(code, frame.f_globals, frame.f_locals))
 
 
-def _find_test(frame: FrameType) -> ast.expr | None:
-    """The condition of the innermost `if` at a frame's line; None when there is none to read."""
-    source = "".join(linecache.getlines(frame.f_code.co_filename))
+def _find_test(source: str, line: int) -> ast.expr | None:
+    """The condition of the innermost `if` on a line; None when there is none to read."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -108,17 +112,21 @@ def _find_test(frame: FrameType) -> ast.expr | None:
         node.test
         for node in ast.walk(tree)
         if isinstance(node, (ast.If, ast.IfExp, ast.While))
-        and node.test.lineno <= frame.f_lineno <= (node.test.end_lineno or node.test.lineno)
+        and node.test.lineno <= line <= (node.test.end_lineno or node.test.lineno)
     ]
     return min(tests, key=lambda test: (test.end_lineno or 0) - test.lineno, default=None)
 
 
 def _find_asking_frame() -> FrameType:
-    """The nearest frame outside torch and this module: the donor's own code."""
+    """The frame that says `if tensor`: below it are this module's and other modes' functions."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
-        module = str(frame.f_globals.get("__name__", ""))
-        if module != __name__ and module.split(".", 1)[0] != "torch":
+        is_mode = frame.f_code.co_name == "__torch_function__" and _is_torch(frame)
+        if frame.f_globals.get("__name__") != __name__ and not is_mode:
             break
         frame = frame.f_back
     return frame
+
+
+def _is_torch(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).split(".", 1)[0] == "torch"

@@ -73,9 +73,7 @@ def load_source(path: Path, label: str, warp: Warp | None) -> LoadedSource:
 def _accept_anything(warp: Warp) -> Callable[..., torch.Tensor]:
     """Sources call their warp with a device, a grid and more besides; ours needs none of it."""
 
-    def stand_in(
-        image: torch.Tensor, flow: torch.Tensor, *_: object, **__: object
-    ) -> torch.Tensor:
+    def stand_in(image: torch.Tensor, flow: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
         return warp(image, flow)
 
     return stand_in
@@ -119,7 +117,8 @@ def _is_own(name: str, package: str) -> bool:
 
 def _execute(name: str, path: Path, label: str) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # it is a .py file
+    assert spec is not None
+    assert spec.loader is not None  # it is a .py file
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

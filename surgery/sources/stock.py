@@ -1,6 +1,6 @@
 """Find stock IFNet source, construct its network unmodified, and give every one the same interface.
 
-How a source is imported, with its own warp or ours, is the business of `surgery.sources.load_source`.
+How a source is imported, with its own warp or with ours: see `surgery.sources.load_source`.
 """
 
 from __future__ import annotations
@@ -250,9 +250,7 @@ def _check_replaced_warp(donor: Donor) -> None:
     check_own_warp(untouched, donor.label)
 
 
-def _construct(
-    source: LoadedSource, donor: Donor, scale: float, ensemble: bool
-) -> torch.nn.Module:
+def _construct(source: LoadedSource, donor: Donor, scale: float, ensemble: bool) -> torch.nn.Module:
     constructor = getattr(source.module, "IFNet", None)
     if constructor is None:
         raise DonorError(f"{donor.label} defines no class IFNet; stock RIFE 4.x source does")
