@@ -43,6 +43,7 @@ class Finding:
     what: str
 
     def __str__(self) -> str:
+        """One line for a report."""
         return f"{self.where}: {self.what}"
 
 
