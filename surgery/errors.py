@@ -53,3 +53,7 @@ class KernelMissing(EngineError):
 
 class OutputExists(SurgeryError):
     """An output path that is taken, without `--force`."""
+
+
+class ProofFailed(SurgeryError):
+    """A conversion that does not compute what its donor computes."""

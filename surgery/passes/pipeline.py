@@ -28,6 +28,7 @@ from surgery.passes.move_slices_up import move_slices_up
 from surgery.passes.replace_deconvolutions import replace_deconvolutions
 from surgery.passes.split_flows import split_flows
 from surgery.passes.turn_divisions import turn_divisions
+from surgery.passes.ungroup_convolutions import ungroup_convolutions
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,9 @@ PORTABLE: tuple[Pass, ...] = (
 CLAMPED_INPUTS: tuple[Pass, ...] = (Pass(drop_input_clips),)
 # Not the default: they change what float arithmetic makes of the model.
 FAST: tuple[Pass, ...] = (Pass(fold_residuals, "rounding"),)
+
+# Hold everywhere, and pay only where a runtime has no grouped convolution.
+DENSE: tuple[Pass, ...] = (Pass(ungroup_convolutions),)
 
 
 def run_passes(model: HubModel, passes: Sequence[Pass]) -> dict[str, int]:

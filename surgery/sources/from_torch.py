@@ -9,23 +9,23 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Literal, get_args
 
+import onnx
 import torch
 
 from surgery.errors import DonorError
 from surgery.hub import model as hub_model
 from surgery.hub import warp as hub_warp
-from surgery.sources import torch_warp
+from surgery.hub.model import HubMetadata, HubModel, from_onnx
+from surgery.hub.verify import verify_hub
+from surgery.sources import checkpoint, stock, torch_warp
+from surgery.sources.branches import ChosenBranches, summarise_decisions
 from surgery.sources.name_modules import name_after_modules
+from surgery.sources.stock import Donor
 from surgery.sources.tidy_export import tidy_export
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import onnx
 
 Exporter = Literal["torchscript", "dynamo"]
 INPUT_NAMES = list(hub_model.V4_INPUTS)
@@ -34,7 +34,7 @@ TRACE_PADDINGS = (2, 3)
 
 
 def export_network(
-    network: torch.nn.Module, padding: int, exporter: Exporter = "torchscript"
+    network: torch.nn.Module, padding: int, exporter: str = "torchscript"
 ) -> onnx.ModelProto:
     """Trace `forward(in0, in1, in2) -> out0` with dynamic height and width.
 
@@ -61,8 +61,6 @@ def export_network(
 def _export_torchscript(
     network: torch.nn.Module, example: tuple[torch.Tensor, ...], padding: int
 ) -> onnx.ModelProto:
-    import onnx
-
     torch_warp.register_symbolic(hub_model.OPSET)
     file = io.BytesIO()
     axes = {2: "H", 3: "W"}
@@ -122,13 +120,54 @@ def _without_noise() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def describe_tools() -> tuple[str, ...]:
-    """Name the tools that made an export, with their versions, for the metadata."""
-    import onnx
+def export_hub(
+    donor: Donor,
+    state: Mapping[str, torch.Tensor],
+    *,
+    scale: float = 1.0,
+    ensemble: bool = False,
+    exporter: str = "torchscript",
+    weights_label: str = "",
+) -> HubModel:
+    """Export stock source with a state dict to a verified hub model.
 
-    return (f"torch {torch.__version__}", f"onnx {onnx.__version__}")
+    Data-dependent branches are not taken, and the metadata says which.
 
-
-def freeze_state(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Copy a state dict to float32 tensors on the CPU."""
-    return {name: tensor.detach().to("cpu", torch.float32) for name, tensor in state.items()}
+    Raises:
+        DonorError: the donor does not build, the exporter is unknown or refuses it (dynamo refuses
+            data-dependent branches), or a branch was met that no version is known to have.
+        CheckpointError: the state dict does not fit.
+        HubError: what came out is not a legal hub model.
+    """
+    network = stock.build_network(
+        donor, scale=scale, ensemble=ensemble, warp=torch_warp.call_warp
+    )
+    checkpoint.load_into(network.net, state)
+    with stock.forbid_grid_sample(), ChosenBranches() as branches:
+        graph = export_network(network, network.padding, exporter)
+    baked = summarise_decisions(branches.decisions)
+    if baked and exporter == "dynamo":
+        raise DonorError(
+            f"{donor.label} branches on its data ({baked[0]}), which the dynamo exporter cannot "
+            "express; use --exporter torchscript, which bakes one branch in on purpose"
+        )
+    architecture = network.architecture
+    metadata = HubMetadata(
+        padding=network.padding,
+        scale_list=network.scale_list,
+        warps=network.warp_count,
+        version=donor.version,
+        architecture=architecture.name if architecture else "",
+        donor=donor.label,
+        exporter=exporter,
+        ensemble=ensemble,
+        source_sha256=donor.sha256,
+        weights_sha256=checkpoint.fingerprint(network.net.state_dict()),
+        weights=weights_label,
+        baked=baked,
+        tools=(f"torch {torch.__version__}", f"onnx {onnx.__version__}"),
+    )
+    onnx.helper.set_model_props(graph, metadata.to_properties())
+    model = from_onnx(graph)
+    verify_hub(model.to_onnx())
+    return model

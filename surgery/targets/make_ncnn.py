@@ -1,0 +1,147 @@
+"""Hub model in, ncnn model out: the passes for a runtime, the translation, what ncnn wants."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from surgery.errors import HubError, RuntimeRefused
+from surgery.formats.ncnn_bin import write_weights
+from surgery.formats.ncnn_folder import write_network
+from surgery.formats.ncnn_param import NcnnGraph, render
+from surgery.formats.ncnn_splits import insert_splits
+from surgery.hub.model import HubMetadata, HubModel
+from surgery.passes import pipeline
+from surgery.passes.fold_betas import fold_betas
+from surgery.targets.legalise.fuse_activations import fuse_activations
+from surgery.targets.legalise.merge_crops import merge_crops
+from surgery.targets.legalise.name_flows import name_flows
+from surgery.targets.runtimes import RUNTIMES, Runtime, find_runtime, refuse_padding
+from surgery.targets.to_ncnn import translate_graph
+
+# Beside the two files that runtimes read; they never look at it.
+FACTS_FILE = "surgery.json"
+GROUPED = "ConvolutionDepthWise"
+
+
+@dataclasses.dataclass(frozen=True)
+class NcnnOptions:
+    """How to translate.
+
+    Attributes:
+        runtime: a name of `surgery.targets.runtimes`; None for every runtime that can run the
+            model at all.
+        fp16: store the weights of convolutions as fp16.
+        keep_betas: leave ResConv's betas as MemoryData instead of folding them.
+        fast: also run the passes that change rounding.
+    """
+
+    runtime: str | None = None
+    fp16: bool = True
+    keep_betas: bool = False
+    fast: bool = False
+
+
+@dataclasses.dataclass
+class NcnnModel:
+    """A translated model.
+
+    Attributes:
+        graph: layers and weights.
+        metadata: what the hub said about itself.
+        options: how it was translated.
+        edits: how many edits each pass made.
+        flows: the names of the blobs that TTA averages; empty when there are none.
+    """
+
+    graph: NcnnGraph
+    metadata: HubMetadata
+    options: NcnnOptions
+    edits: dict[str, int]
+    flows: tuple[str, ...]
+
+    def refusals(self) -> dict[str, str]:
+        """For every known runtime why it cannot run the model; empty where it can."""
+        return {name: self.refusal(runtime) for name, runtime in RUNTIMES.items()}
+
+    def refusal(self, runtime: Runtime) -> str:
+        """Say why a runtime cannot run the model, with a layer for each reason; empty if it can."""
+        reasons = []
+        for kind in runtime.lacks(layer.type for layer in self.graph.layers):
+            names = [layer.name for layer in self.graph.layers if layer.type == kind]
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            reasons.append(f"{kind} ({names[0]}{more}) is not compiled in")
+        padding = refuse_padding(runtime, self.metadata.padding)
+        return "; ".join([*reasons, *([padding] if padding else [])])
+
+    def to_facts(self) -> str:
+        """Render what is known about the model as JSON, the same for the same model."""
+        facts = {
+            "model": dataclasses.asdict(self.metadata),
+            "options": dataclasses.asdict(self.options),
+            "edits": {name: count for name, count in self.edits.items() if count},
+            "flows": self.flows,
+            "runtimes": {name: reason or "runs" for name, reason in self.refusals().items()},
+        }
+        return json.dumps(facts, indent=2) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Write the three files into an empty folder that is not in place yet."""
+        write_network(folder, render(self.graph), write_weights(self.graph, self.options.fp16))
+        (folder / FACTS_FILE).write_text(self.to_facts(), encoding="utf-8", newline="\n")
+
+
+def make_ncnn(model: HubModel, options: NcnnOptions) -> NcnnModel:
+    """Translate an open hub model; its graph is rewritten on the way.
+
+    Raises:
+        RuntimeRefused: the runtime lacks a layer or a padding that the model needs; the message
+            names layer and reason.
+        UnsupportedOp: ncnn cannot express some nodes.
+        HubError: the betas are to be kept and are folded already.
+    """
+    runtime = find_runtime(options.runtime) if options.runtime else None
+    if options.keep_betas:
+        _refuse_keep_betas(model, runtime, options)
+    edits = pipeline.run_passes(model, choose_passes(runtime, options))
+    flows = name_flows(model)
+    graph = translate_graph(model, flows)
+    merge_crops(graph)
+    fuse_activations(graph)
+    insert_splits(graph)
+    made = NcnnModel(graph, model.metadata, options, edits, tuple(sorted(flows.values())))
+    if runtime is not None:
+        reason = made.refusal(runtime)
+        if reason:
+            raise RuntimeRefused(f"{runtime.name} ({runtime.description}): {reason}")
+    return made
+
+
+def choose_passes(runtime: Runtime | None, options: NcnnOptions) -> tuple[pipeline.Pass, ...]:
+    """The passes that hold for a runtime and were asked for, in order."""
+    passes = list(pipeline.PORTABLE)
+    if runtime is None or runtime.clamped_inputs:
+        passes = [*pipeline.CLAMPED_INPUTS, *passes]
+    if options.fast:
+        passes += pipeline.FAST
+    if runtime is None or runtime.lacks([GROUPED]):
+        passes += pipeline.DENSE
+    if options.keep_betas:
+        passes = [one for one in passes if one.run is not fold_betas]
+    return tuple(passes)
+
+
+def _refuse_keep_betas(model: HubModel, runtime: Runtime | None, options: NcnnOptions) -> None:
+    if model.metadata.folded_betas:
+        raise HubError(
+            "--keep-betas: this hub model's betas are folded already; export the donor again"
+        )
+    if options.fast:
+        raise RuntimeRefused("--keep-betas and --fast exclude one another: --fast folds the betas")
+    if runtime is None or runtime.lacks(["MemoryData"]):
+        able = [name for name, one in RUNTIMES.items() if not one.lacks(["MemoryData"])]
+        raise RuntimeRefused(
+            f"--keep-betas needs MemoryData, which {runtime.name if runtime else 'the default'} "
+            f"does not have; name one that does with --runtime: {', '.join(able)}"
+        )
