@@ -85,6 +85,7 @@ def network_inputs(sample: Sample, padding: int) -> dict[str, np.ndarray]:
     """The inputs of a v4 network by name, padded.
 
     Shapes: in0 and in1 [1,3,Hp,Wp], in2 [1,1,Hp,Wp], all float32.
+
     Raises:
         EngineError: a frame is not float32 [1,3,H,W], the two differ in size, or the timestep is
             not between 0 and 1.

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_network import make_sample
 
 from surgery.engines import Sample
 from surgery.engines.frames import (
@@ -19,6 +19,8 @@ from surgery.engines.frames import (
     write_png,
 )
 from surgery.errors import EngineError, OutputExists, SurgeryError
+
+MakeSample = Callable[..., Sample]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_the_plane_holds_the_timestep() -> None:
     assert np.all(plane == np.float32(0.3))
 
 
-def test_network_inputs_are_padded_alike() -> None:
+def test_network_inputs_are_padded_alike(make_sample: MakeSample) -> None:
     inputs = network_inputs(make_sample(20, 40), 32)
     shapes = {name: array.shape for name, array in inputs.items()}
     assert shapes == {"in0": (1, 3, 32, 64), "in1": (1, 3, 32, 64), "in2": (1, 1, 32, 64)}
@@ -89,7 +91,7 @@ def test_8_bits_clamp_and_round() -> None:
     assert pixels[0, :, 0].tolist() == [0, 0, 1, 255, 0]
 
 
-def test_a_png_reads_back(tmp_path: Path) -> None:
+def test_a_png_reads_back(tmp_path: Path, make_sample: MakeSample) -> None:
     frame = make_sample(7, 9).in0
     path = tmp_path / "frame.png"
     write_png(path, frame)
@@ -111,7 +113,7 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
         assert np.all(picture == np.float32(51) / np.float32(255))
 
 
-def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_picture_is_refused(tmp_path: Path, make_sample: MakeSample) -> None:
     with pytest.raises(SurgeryError, match="no such file"):
         read_png(tmp_path / "absent.png")
     text = tmp_path / "text.png"
