@@ -28,30 +28,50 @@ import numpy as np
 from surgery.errors import EngineError, SurgeryError
 
 JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
-# How much of what a runtime printed is looked at, and how much of that is told.
-LOG_TAIL_BYTES = 16 * 1024
+# How much of what a runtime printed is looked at, at either end, and how much of that is told.
+LOG_PART_BYTES = 16 * 1024
 LOG_TAIL_LINES = 3
 # What ncnn prints about every Vulkan device, whatever happens. Source: ncnn gpu.cpp.
 _DEVICE_BANNER = re.compile(r"\[\d+ .*\]  (queueC|bugsbn1|fp16-|subgroup)")
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
-# What the runtimes print before they die, and what it means.
-# Source: ncnn net.cpp (load_param, load_model, find_blob_index_by_name) and modelbin.cpp.
-_REASONS = tuple(
-    (re.compile(pattern), meaning)
-    for pattern, meaning in (
-        (r"layer (\S+) not exists or registered", "it was built without the layer type {}"),
-        (r"layer load_param \d+ (\S+) failed", "it does not accept the parameters of layer {}"),
-        (r"layer load_model \d+ (\S+) failed", "the .bin ends before the weights of layer {}"),
-        (r"ModelBin read (\S+) failed", "the .bin ends too early, at {}"),
-        (r"layer create_pipeline \d+ (\S+) failed", "it cannot prepare layer {}"),
-        (r"fopen (.+) failed", "it cannot open {}"),
-        (r"find_blob_index_by_name (\S+) failed", "the graph has no blob {}"),
-        (r"(param is too old|parse \w+ failed)", "the .param breaks its format ({})"),
-        (r"(vkCreateInstance|vkEnumeratePhysicalDevices) failed", "Vulkan does not start ({})"),
-        (r"vk(?:AllocateMemory|CreateBuffer) failed (\S+)", "the GPU's memory is full ({})"),
-        (r"(free\(\)|malloc\(\)|corrupted|double free)", "it corrupted its own memory ({})"),
-    )
+
+@dataclass(frozen=True)
+class Reason:
+    """What a runtime prints, and what it means.
+
+    Attributes:
+        pattern: matches the line; its group is what the meaning is about.
+        meaning: a clause with room for the group.
+        is_fatal: whether the output is void even if the runtime went on and gave one.
+    """
+
+    pattern: str
+    meaning: str
+    is_fatal: bool = True
+
+
+# The runtimes ignore what ncnn returns: some of these end in a crash, some in a black frame.
+# Source: ncnn net.cpp (load_param, load_model, find_blob_index_by_name), modelbin.cpp, gpu.cpp.
+REASONS = (
+    Reason(r"layer (\S+) not exists or registered", "it was built without the layer type {}"),
+    Reason(r"layer load_param \d+ (\S+) failed", "it does not accept the parameters of layer {}"),
+    Reason(r"layer load_model \d+ (\S+) failed", "the .bin ends before the weights of layer {}"),
+    Reason(r"ModelBin read (\S+) failed", "the .bin ends too early, at {}"),
+    Reason(r"layer create_pipeline \d+ (\S+) failed", "it cannot prepare layer {}"),
+    Reason(r"fopen (.+) failed", "it cannot open {}"),
+    Reason(r"find_blob_index_by_name (out0) failed", "the graph has no blob {}"),
+    # A graph without in2 or without the flows of TTA is run all the same, as it should be.
+    Reason(r"find_blob_index_by_name (\S+) failed", "the graph has no blob {}", is_fatal=False),
+    Reason(r"(param is too old|parse \w+ failed)", "the .param breaks its format ({})"),
+    # The CPU needs no Vulkan.
+    Reason(
+        r"(vkCreateInstance|vkEnumeratePhysicalDevices) failed",
+        "Vulkan does not start ({})",
+        is_fatal=False,
+    ),
+    Reason(r"vk(?:AllocateMemory|CreateBuffer) failed (\S+)", "the GPU's memory is full ({})"),
+    Reason(r"(free\(\)|malloc\(\)|corrupted|double free)", "it corrupted its own memory ({})"),
 )
 
 
@@ -142,16 +162,18 @@ def _run_process(module: str, folder: Path, engine: str, time_limit: float) -> i
 
 def _read_outcome(folder: Path, code: int, engine: str) -> Outcome:
     log = folder / LOG
-    if code != 0:
+    if code != 0 or not (folder / RESULT).is_file():
         raise EngineError(f"{engine} {_describe_exit(code)}{_describe_log(log)}")
     facts, arrays = _read_message(folder / RESULT)
     if "error" in facts:
         raise EngineError(f"{engine}: {facts['error']}{_describe_log(log)}")
+    if _find_reason(_read_log(log), fatal_only=True):
+        raise EngineError(f"{engine} went on after a failure{_describe_log(log)}")
     return Outcome(facts, arrays)
 
 
 def _describe_exit(code: int) -> str:
-    if code > 0:
+    if code >= 0:
         return f"ended with exit code {code} and no result"
     try:
         return f"crashed ({signal.Signals(-code).name})"
@@ -161,20 +183,26 @@ def _describe_exit(code: int) -> str:
 
 def _describe_log(path: Path) -> str:
     """The reason that a log gives, if it is a known one, and its last lines."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - LOG_TAIL_BYTES, 0))
-        text = file.read().decode(errors="replace")
+    text = _read_log(path)
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not _DEVICE_BANNER.match(line)]
     told = f" (it printed: {' | '.join(lines[-LOG_TAIL_LINES:])})" if lines else ""
     return _find_reason(text) + told
 
 
-def _find_reason(text: str) -> str:
-    for pattern, meaning in _REASONS:
-        match = pattern.search(text)
-        if match:
-            return ": " + meaning.format(match[1])
+def _read_log(path: Path) -> str:
+    """Both ends of a log: loading fails at its start, and some runtimes complain at each frame."""
+    with path.open("rb") as file:
+        start = file.read(LOG_PART_BYTES)
+        file.seek(max(path.stat().st_size - LOG_PART_BYTES, len(start)))
+        return (start + file.read()).decode(errors="replace")
+
+
+def _find_reason(text: str, fatal_only: bool = False) -> str:
+    for reason in REASONS:
+        match = re.search(reason.pattern, text)
+        if match and (reason.is_fatal or not fatal_only):
+            return ": " + reason.meaning.format(match[1])
     return ""
 
 
