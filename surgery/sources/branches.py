@@ -92,8 +92,8 @@ def _describe_decision(frame: FrameType, asked: torch.Tensor) -> Decision:
 
 
 def _has_data(tensor: torch.Tensor) -> bool:
-    tracing = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    return not (tracing or tensor.is_meta)
+    is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return not (is_traced or torch.compiler.is_compiling() or tensor.is_meta)
 
 
 def _evaluate(test: ast.expr, frame: FrameType) -> bool:

@@ -6,29 +6,42 @@ import dataclasses
 import hashlib
 import pickle
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from surgery.errors import CheckpointError
 from surgery.sources.architectures import recognise
+from surgery.sources.stock import StockNetwork
 
 State = dict[str, torch.Tensor]
 
 SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
 # What torch.nn.parallel.DistributedDataParallel puts in front of every key.
 DDP_PREFIX = "module."
+# Under which name training scripts save the state dict beside other things.
+WRAPPERS = ("state_dict", "model", "params")
 # Parts of the training network, and of the second stage of 4.0 to 4.4, that forward never reads.
 # Source: the IFNet and RIFE classes of Practical-RIFE and ECCV2022-RIFE.
 EXTRAS = ("teacher", "caltime", "block_tea", "contextnet", "unet")
-_MOST_LISTED = 12
+# How files begin that get taken for checkpoints.
+IMPOSTORS = {
+    b"version https://git-lfs": "a Git LFS pointer; 'git lfs pull' fetches the file itself",
+    b"<!DOCTYPE": "a web page; download the file itself, not the page that shows it",
+    b"<html": "a web page; download the file itself, not the page that shows it",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointReport:
-    """What became of a checkpoint's tensors: how many were used, which known extras were not."""
+    """What became of a checkpoint's tensors.
+
+    Attributes:
+        used: how many the network took.
+        dropped: the names of those that forward never reads.
+    """
 
     used: int
     dropped: tuple[str, ...]
@@ -38,37 +51,55 @@ def read_checkpoint(path: Path) -> State:
     """Read a state dict as float32 tensors, the `module.` prefix removed.
 
     Raises:
-        CheckpointError: the file is absent, is no checkpoint, holds something other than tensors,
-            or asks for code to be run.
+        CheckpointError: the file is absent, is no checkpoint, holds something other than finite
+            floating-point tensors, or asks for code to be run.
     """
+    _check_file(path)
+    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    state = _strip_prefix(path, _unwrap(path, content))
+    state = {name: tensor.to(torch.float32) for name, tensor in state.items()}
+    broken = sorted(name for name, tensor in state.items() if not tensor.isfinite().all())
+    if broken:
+        raise CheckpointError(f"{path} holds NaN or infinite weights: {', '.join(broken)}")
+    return state
+
+
+def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; accepted: {', '.join(SUFFIXES)}")
+        kind = "is a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {kind}; a file is expected: {', '.join(SUFFIXES)}")
     if path.stat().st_size == 0:
         raise CheckpointError(
             f"{path} is empty (the files in vsrife's wheel are placeholders); "
             "the trained weights are a download of their own"
         )
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
-    state = _unwrap(path, content)
-    if any(name.startswith(DDP_PREFIX) for name in state):
-        state = {name.removeprefix(DDP_PREFIX): tensor for name, tensor in state.items()}
-    return {name: tensor.to(torch.float32) for name, tensor in state.items()}
+    with path.open("rb") as file:
+        start = file.read(max(map(len, IMPOSTORS)))
+    for beginning, what in IMPOSTORS.items():
+        if start.startswith(beginning):
+            raise CheckpointError(f"{path} is {what}")
 
 
 def _load_pickle(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        wish = f"it asks for {asked[1]}" if asked else "it holds more than tensors"
-        raise CheckpointError(
-            f"{path} is refused: {wish}, and reading it would run code; "
-            "a state dict (torch.save(net.state_dict(), ...)) is accepted"
-        ) from error
-    except Exception as error:
-        # torch raises many kinds for broken archives; none of them is this package's fault.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is not a torch checkpoint: {reason}") from error
+    with warnings.catch_warnings():
+        # What torch warns of here, it refuses right after.
+        warnings.simplefilter("ignore")
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            asked = re.search(r"GLOBAL (\S+)", str(error))
+            wish = f"it asks for {asked[1]}" if asked else "it is no pickle of tensors"
+            raise CheckpointError(
+                f"{path} is refused: {wish}, and reading such a file can run code; "
+                "a state dict is accepted, as torch.save(network.state_dict(), ...) writes it"
+            ) from error
+        except Exception as error:
+            # torch raises many kinds for broken archives; none of them is this package's fault.
+            reason = re.split(r"\. |\n", str(error))[0] or type(error).__name__
+            raise CheckpointError(
+                f"{path} is no checkpoint that torch.load reads, or a part of one ({reason}); "
+                "a state dict is accepted"
+            ) from error
 
 
 def _load_safetensors(path: Path) -> object:
@@ -85,11 +116,12 @@ def _load_safetensors(path: Path) -> object:
 
 def _unwrap(path: Path, content: object) -> State:
     """Take the state dict out of `{'state_dict': ...}` and the like."""
-    for key in ("state_dict", "model", "params"):
+    for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path} holds {type(content).__name__}; a state dict is accepted")
+        what = "nothing" if content == {} else f"a {type(content).__name__}"
+        raise CheckpointError(f"{path} holds {what}; a state dict is accepted")
     for name, tensor in content.items():
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             kind = getattr(tensor, "dtype", type(tensor).__name__)
@@ -97,31 +129,54 @@ def _unwrap(path: Path, content: object) -> State:
     return {str(name): tensor for name, tensor in content.items()}
 
 
+def _strip_prefix(path: Path, state: State) -> State:
+    """Remove `module.` where it is; upstream loaders drop every key without it in silence."""
+    stripped = {name.removeprefix(DDP_PREFIX): tensor for name, tensor in state.items()}
+    if len(stripped) < len(state):
+        twice = sorted(name for name in state if DDP_PREFIX + name in state)
+        raise CheckpointError(
+            f"{path} holds keys with and without {DDP_PREFIX!r}: {', '.join(twice)}; "
+            "one of them is accepted"
+        )
+    return stripped
+
+
 def load_into(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> CheckpointReport:
-    """Fit a state dict to a stock network, every key that the network has, or not at all.
+    """Fit a state dict to a stock network, every key that forward reads, or change nothing.
+
+    Args:
+        network: from `surgery.sources.stock.build_network`, or the stock network inside it.
+        state: from `read_checkpoint`, or of calibrated weights.
 
     Raises:
         CheckpointError: keys are missing, unexpected or misshapen; one message lists them all,
             with the architecture that the tensors look like.
     """
-    wanted = network.state_dict()
+    net = network.net if isinstance(network, StockNetwork) else network
+    wanted = net.state_dict()
     dropped = sorted(name for name in state if name not in wanted and _is_extra(name))
     given = {name: tensor for name, tensor in state.items() if name not in dropped}
+    required = [name for name in wanted if not _is_extra(name)]
     faults = {
-        "missing": sorted(set(wanted) - set(given)),
-        "unexpected": sorted(set(given) - set(wanted)),
+        "missing": _merge_names([name for name in required if name not in given], required),
+        "unexpected": _merge_names([name for name in given if name not in wanted], given),
         "of another shape": [
-            f"{name} ({_shape(given[name])}, {_shape(wanted[name])} is expected)"
-            for name in sorted(set(given) & set(wanted))
-            if given[name].shape != wanted[name].shape
+            f"{name} ({_shape(tensor)}; {_shape(wanted[name])} is expected)"
+            for name, tensor in given.items()
+            if name in wanted and tensor.shape != wanted[name].shape
         ],
     }
     if any(faults.values()):
         found = recognise(state)
-        looks = f"the tensors are those of RIFE {found.name}" if found else "no known architecture"
-        parts = "".join(f"\n  {what}: {_list(names)}" for what, names in faults.items() if names)
-        raise CheckpointError(f"the weights do not fit the network ({looks}):{parts}")
-    network.load_state_dict(given, strict=True)
+        looks = f"those of RIFE {found.name}" if found else "of no known architecture"
+        parts = "".join(
+            f"\n  {what}: {', '.join(names)}" for what, names in faults.items() if names
+        )
+        raise CheckpointError(
+            f"the weights do not fit the network; the tensors are {looks}{parts}\n"
+            "take the source that belongs to the weights"
+        )
+    net.load_state_dict({**wanted, **given}, strict=True)
     return CheckpointReport(len(given), tuple(dropped))
 
 
@@ -129,21 +184,31 @@ def _is_extra(name: str) -> bool:
     return name.split(".", 1)[0] in EXTRAS
 
 
+def _merge_names(names: Iterable[str], whole: Iterable[str]) -> list[str]:
+    """List names; where all that `whole` has of a module are among them, the module alone."""
+    listed = set(names)
+    modules: dict[str, list[str]] = {}
+    for name in whole:
+        modules.setdefault(name.split(".", 1)[0], []).append(name)
+    merged: list[str] = []
+    for module, members in modules.items():
+        at_fault = [name for name in members if name in listed]
+        if len(at_fault) == len(members) > 1:
+            merged.append(f"{module}.* ({len(members)} tensors)")
+        else:
+            merged += at_fault
+    return merged
+
+
 def _shape(tensor: torch.Tensor) -> str:
-    return "x".join(map(str, tensor.shape))
+    return "x".join(map(str, tensor.shape)) or "a number"
 
 
-def _list(names: list[str]) -> str:
-    shown = ", ".join(names[:_MOST_LISTED])
-    more = len(names) - _MOST_LISTED
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def fingerprint(state: Mapping[str, Any]) -> str:
-    """Hash names, shapes and values; the order of the keys does not matter."""
+def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
+    """Hash names, shapes and float32 values with SHA-256; the order of the keys does not matter."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().tobytes())
+        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().astype("<f4", copy=False).tobytes())
     return digest.hexdigest()
