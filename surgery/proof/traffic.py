@@ -155,7 +155,9 @@ def find_peak(running: Sequence[Layer], shapes: Mapping[str, Shape]) -> int:
     """The most bytes of blobs that live at one time, in ncnn's light mode.
 
     A blob goes when its reader has run, its memory when nothing shares it any more. Layers that
-    can work in place do so in memory that nobody shares, and in a copy of it otherwise.
+    can work in place do so in memory that nobody shares, and in a copy of it otherwise. An
+    allocator that counts, put into ncnn, finds the same to the byte with packing turned off; with
+    packing, a layer that wants its input packed otherwise makes one copy more.
 
     Source: ncnn net.cpp, `NetPrivate::do_forward_layer`.
     """

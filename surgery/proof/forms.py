@@ -1,0 +1,300 @@
+"""The forms a model comes in, opened for comparison: a donor, a hub model, a model folder.
+
+Each gives the engines that can run it, and a twin whose weights are rounded as fp16 conversions
+round them, so that a fault of the translation is told apart from rounding.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.engines import Engine
+from surgery.errors import EngineError, FormatError, SurgeryError
+from surgery.formats import ncnn_layers
+from surgery.formats.ncnn_folder import NETWORK, read_model
+from surgery.hub.model import HubModel, from_onnx, read_onnx
+from surgery.hub.verify import verify_hub
+from surgery.passes import pipeline
+from surgery.proof import tolerances
+from surgery.proof.structure import Finding, check_hub_structure, check_ncnn_structure
+from surgery.proof.tolerances import Tolerance
+
+if TYPE_CHECKING:
+    import onnx
+
+    from surgery.convert import OpenDonor
+
+FACTS_FILE = "surgery.json"
+# A block halves its input twice below its resize.
+BLOCK_STRIDE = 4
+
+
+class Form(abc.ABC):
+    """One model, in one form.
+
+    Attributes:
+        label: what to call it.
+        padding: what its frames are padded to.
+        engines: names of the engines that run it by default, the most trusted first.
+        more_engines: names of the engines that run it when asked for.
+    """
+
+    label: str
+    padding: int
+    engines: tuple[str, ...]
+    more_engines: tuple[str, ...] = ()
+
+    @abc.abstractmethod
+    def make_engine(self, name: str) -> Engine:
+        """Make one of the engines."""
+
+    @abc.abstractmethod
+    def tolerance(self, name: str) -> Tolerance:
+        """How far the engine may be from a reference whose weights are the same."""
+
+    @abc.abstractmethod
+    def check_structure(self, expected_warps: int | None) -> list[Finding]:
+        """Find what is wrong without running it."""
+
+    def round_weights(self, fast: bool) -> Form:
+        """The same model with the weights of an fp16 conversion.
+
+        Raises:
+            SurgeryError: the form cannot be rounded.
+        """
+        raise SurgeryError(f"{self.label} cannot be rounded to fp16; a donor or a hub model can")
+
+    @property
+    def is_fp16(self) -> bool:
+        """Whether weights are stored in fp16."""
+        return False
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether passes that change rounding were run."""
+        return False
+
+    @property
+    def warps(self) -> int | None:
+        """How many warps the model should have, None when it does not say."""
+        return None
+
+    def require_engine(self, name: str) -> None:
+        """Refuse an engine that this form does not have.
+
+        Raises:
+            EngineError: with the ones there are.
+        """
+        if name not in (*self.engines, *self.more_engines):
+            raise EngineError(
+                f"{self.label} does not run in {name!r}; "
+                f"accepted: {', '.join((*self.engines, *self.more_engines))}"
+            )
+
+
+class DonorForm(Form):
+    """A stock network with weights, run by torch."""
+
+    engines = ("torch",)
+
+    def __init__(self, opened: OpenDonor) -> None:
+        """Hold an open donor."""
+        self.opened = opened
+        self.label = opened.donor.label
+        self.padding = opened.network.padding
+
+    def make_engine(self, name: str) -> Engine:
+        """Make the torch engine."""
+        from surgery.engines.torch import TorchEngine
+
+        self.require_engine(name)
+        return TorchEngine(self.opened.network)
+
+    def tolerance(self, name: str) -> Tolerance:
+        """Torch against another form is judged as that form is."""
+        return tolerances.ONNXRUNTIME_FP32
+
+    def check_structure(self, expected_warps: int | None) -> list[Finding]:
+        """Counted and checked when the network was built."""
+        return []
+
+    def round_weights(self, fast: bool) -> Form:
+        """The donor with the weights of an fp16 conversion."""
+        import dataclasses
+
+        from surgery.sources import checkpoint, stock
+        from surgery.sources.round_weights import round_weights
+
+        state = round_weights(self.opened.state, fast=fast)
+        network = stock.build_network(
+            self.opened.donor, scale=self.opened.scale, ensemble=self.opened.network.ensemble
+        )
+        checkpoint.load_into(network.net, state)
+        return DonorForm(dataclasses.replace(self.opened, state=state, network=network))
+
+    @property
+    def warps(self) -> int | None:
+        """As counted in the donor's forward."""
+        return self.opened.network.warp_count
+
+
+class HubForm(Form):
+    """A hub model, run by onnxruntime with the kernel or with the function body."""
+
+    engines = ("onnxruntime-kernel", "onnxruntime-function")
+    more_engines = ("onnx-reference",)
+
+    def __init__(self, model: onnx.ModelProto, label: str) -> None:
+        """Hold a closed hub model."""
+        self.model = model
+        self.label = label
+        self.opened: HubModel = from_onnx(model)
+        self.padding = self.opened.metadata.padding
+
+    def make_engine(self, name: str) -> Engine:
+        """Make an engine; the reference is slow and for small frames."""
+        self.require_engine(name)
+        if name == "onnx-reference":
+            from surgery.engines.onnx_reference import ReferenceEngine
+
+            return ReferenceEngine(self.model)
+        from surgery.engines.onnxruntime import OnnxRuntimeEngine
+
+        kernel: Any = "native" if name == "onnxruntime-kernel" else "function"
+        return OnnxRuntimeEngine(self.model, kernel=kernel)
+
+    def tolerance(self, name: str) -> Tolerance:
+        """The same for each of the three."""
+        return tolerances.ONNXRUNTIME_FP32
+
+    def check_structure(self, expected_warps: int | None) -> list[Finding]:
+        """Find flows that are not two channels, missing warps and the like."""
+        warps = self.warps if expected_warps is None else expected_warps
+        return check_hub_structure(self.model, warps or 0)
+
+    def round_weights(self, fast: bool) -> Form:
+        """The hub with folded betas and the weights of an fp16 conversion."""
+        model = from_onnx(self.model)
+        folds = {"drop_identities", "fold_betas"}
+        passes = [one for one in pipeline.PORTABLE if one.name in folds]
+        pipeline.run_passes(model, [*passes, *(pipeline.FAST if fast else ())])
+        for node in model.graph.nodes:
+            if node.op in ("Conv", "ConvTranspose"):
+                weight = node.inputs[1]
+                weight.values = weight.values.astype(np.float16).astype(np.float32)
+        return HubForm(model.to_onnx(), self.label)
+
+    @property
+    def warps(self) -> int | None:
+        """As the metadata says."""
+        return self.opened.metadata.warps
+
+
+class FolderForm(Form):
+    """A model folder, run by plain ncnn, and by rife-ncnn-vulkan itself."""
+
+    engines = ("ncnn",)
+    more_engines = ("rife-ncnn-vulkan-cpu", "rife-ncnn-vulkan-gpu")
+
+    def __init__(self, folder: Path) -> None:
+        """Read a model folder."""
+        self.folder = folder
+        self.label = folder.name
+        self.graph, self._read = read_model(folder)
+        self.facts = read_facts(folder)
+        model_facts: Mapping[str, Any] = self.facts.get("model", {})
+        self.padding = int(model_facts.get("padding") or guess_padding(self))
+        self._warps = model_facts.get("warps")
+
+    def make_engine(self, name: str) -> Engine:
+        """Make an engine; each runs in a process of its own."""
+        self.require_engine(name)
+        if name == "ncnn":
+            from surgery.engines.ncnn import NcnnEngine
+
+            return NcnnEngine(self.folder, self.padding)
+        from surgery.engines.rife_ncnn_vulkan import CPU, RifeNcnnVulkanEngine
+
+        gpu = CPU if name == "rife-ncnn-vulkan-cpu" else 0
+        return RifeNcnnVulkanEngine(self.folder, self.padding, gpu=gpu)
+
+    def tolerance(self, name: str) -> Tolerance:
+        """Of the runtime, and of its 8 bits."""
+        if name == "ncnn":
+            return tolerances.NCNN_FP32
+        if name == "rife-ncnn-vulkan-gpu":
+            return tolerances.RUNTIME_VULKAN
+        if self.is_fp16:
+            return tolerances.RUNTIME_CPU_FP16_WEIGHTS
+        return tolerances.RUNTIME_CPU_FP32
+
+    def check_structure(self, expected_warps: int | None) -> list[Finding]:
+        """Find flows that are not two channels, missing warps and the like."""
+        found = sum(layer.type == "rife.Warp" for layer in self.graph.layers)
+        warps = next((n for n in (expected_warps, self._warps) if n is not None), found)
+        return check_ncnn_structure(self.graph, warps)
+
+    @property
+    def is_fp16(self) -> bool:
+        """As the `.bin` is stored."""
+        return self._read.float16_arrays > 0
+
+    @property
+    def is_fast(self) -> bool:
+        """As the facts beside the model say."""
+        return bool(self.facts.get("options", {}).get("fast", False))
+
+    @property
+    def warps(self) -> int | None:
+        """As the facts beside the model say."""
+        return self._warps
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What the conversion wrote beside the model; empty for a folder of someone else's.
+
+    Raises:
+        FormatError: the file is there and is not JSON.
+    """
+    path = folder / FACTS_FILE
+    if not path.is_file():
+        return {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: not JSON ({error}); delete it, or convert again") from error
+    if not isinstance(facts, dict):
+        raise FormatError(f"{path}: a JSON object is expected; delete it, or convert again")
+    return facts
+
+
+def guess_padding(form: FolderForm) -> int:
+    """What a model of unknown origin needs: 4 x its strongest reduction, at least 32."""
+    scales = [
+        ncnn_layers.read_float(layer.params, ncnn_layers.Interp.HEIGHT_SCALE)
+        for layer in form.graph.layers
+        if layer.type == "Interp"
+    ]
+    smallest = min([scale for scale in scales if scale > 0], default=1.0)
+    return max(32, round(BLOCK_STRIDE / smallest))
+
+
+def open_file_form(path: Path) -> Form | None:
+    """Open a hub model or a model folder; None for a path that is neither.
+
+    Raises:
+        SurgeryError: it is one of them and broken.
+    """
+    if path.suffix == ".onnx":
+        model = read_onnx(path)
+        verify_hub(model)
+        return HubForm(model, path.name)
+    if path.is_dir() and (path / f"{NETWORK}.param").is_file():
+        return FolderForm(path)
+    return None
