@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from surgery.engines.banded_warp import warp_in_bands
 from surgery.engines.child import Outcome, Task, measure_peak_bytes, serve
 from surgery.engines.recording import name_array
 from surgery.errors import EngineError
 from surgery.hub.model import V4_INPUTS
-from surgery.hub.warp import warp_reference
 
 try:
     import ncnn
@@ -40,9 +40,9 @@ class WarpLayer(ncnn.Layer):  # type: ignore[misc]
 
     def forward(self, bottoms: Sequence[Any], tops: Sequence[Any], option: Any) -> int:
         """Warp the first blob by the second."""
-        image, flow = (np.array(blob)[np.newaxis] for blob in bottoms)
-        warped = warp_reference(image, flow)[0]
-        tops[0].clone_from(ncnn.Mat(np.ascontiguousarray(warped)), option.blob_allocator)
+        image, flow = (np.array(blob) for blob in bottoms)
+        warped = warp_in_bands(image, flow)
+        tops[0].clone_from(ncnn.Mat(warped), option.blob_allocator)
         return 0
 
 
