@@ -6,7 +6,7 @@
 
 #include "warp.h"
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__x86_64__) && defined(__GNUC__)
 #define RIFE_HAS_AVX2 1
 #include <immintrin.h>
 #endif

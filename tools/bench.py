@@ -7,10 +7,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Protocol
 
 from benches import kernel
 
-COMMANDS = {"kernel": kernel}
+
+class Command(Protocol):
+    """What a module in `tools/benches` has to offer."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the options."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Measure and report; the exit status is the verdict."""
+
+
+COMMANDS: dict[str, Command] = {"kernel": kernel}
 
 
 def main() -> int:

@@ -98,6 +98,7 @@ def warp_reference(image: Float32Array, flow: Float32Array) -> Float32Array:
 
     Shapes: image [N,C,H,W], flow [N,2,H,W] with x first; the result is shaped like the image.
     Units: flow in pixels of the image.
+
     Raises:
         HubError: the arrays are not float32, or their shapes do not fit together.
     """

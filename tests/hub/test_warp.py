@@ -79,7 +79,8 @@ def body_session() -> Any:
 
 
 def run_body(session: Any, image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    return session.run(None, {"image": image, "flow": flow})[0]
+    out: np.ndarray = session.run(None, {"image": image, "flow": flow})[0]
+    return out
 
 
 def output_dims(model: onnx.ModelProto) -> list[str | int]:

@@ -65,7 +65,8 @@ def make_model(
     opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(warp.DOMAIN, warp.VERSION)]
     functions = [warp.warp_function()] if with_body else []
     model = onnx.helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)
-    return model.SerializeToString()
+    serialised: bytes = model.SerializeToString()
+    return serialised
 
 
 def make_options(threads: int = 2, with_kernel: bool = True) -> Any:
@@ -95,7 +96,8 @@ def unchecked_session() -> Any:
 
 
 def run(session: Any, image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    return session.run(None, {"image": image, "flow": flow})[0]
+    out: np.ndarray = session.run(None, {"image": image, "flow": flow})[0]
+    return out
 
 
 @pytest.mark.parametrize("special", [0.0, 0.15], ids=["plain", "special"])

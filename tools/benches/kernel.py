@@ -152,7 +152,11 @@ def make_model() -> bytes:
     from onnx import TensorProto, helper
 
     node = helper.make_node(warp.OP_TYPE, ["image", "flow"], ["out"], "/warp", domain=warp.DOMAIN)
-    dims = {"image": ["n", "c", "h", "w"], "flow": ["n", 2, "h", "w"], "out": ["n", "c", "h", "w"]}
+    dims: dict[str, list[str | int]] = {
+        "image": ["n", "c", "h", "w"],
+        "flow": ["n", 2, "h", "w"],
+        "out": ["n", "c", "h", "w"],
+    }
     image, flow, out = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name, shape in dims.items()
