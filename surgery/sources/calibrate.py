@@ -9,26 +9,31 @@ wanted size and varies across the frame.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 import torch
 
-from surgery.engines.frames import timestep_plane
+from surgery.engines.frames import network_inputs
 from surgery.errors import DonorError
 from surgery.proof.inputs import make_samples
 from surgery.proof.statistics import measure_flows, too_small
 from surgery.sources.branches import ChosenBranches
 from surgery.sources.stock import Donor, StockNetwork, build_network
-from surgery.sources.torch_warp import call_warp
 
 log = logging.getLogger(__name__)
+
+Inputs = tuple[torch.Tensor, ...]
+Hook = Callable[[torch.nn.Module, Inputs, torch.Tensor], torch.Tensor | None]
 
 ATTEMPTS = 6
 # Several receptive fields of the coarsest block, in multiples of the padding.
 LEAST_SIZE = (192, 256)
 LEAST_PADDINGS = (2, 3)
-TIMESTEP = 0.4
+# Weights are calibrated at the first; the second has to give another frame.
+TIMESTEPS = (0.4, 0.7)
 INPUT_SEED = 20
 
 # Deviation of what a block adds to each component of the flow, in pixels: the first finds the
@@ -39,9 +44,13 @@ FIRST_FLOW, LATER_FLOW = 5.0, 1.0
 FIRST_MEANS = (2.0, 1.5, -2.0, -1.5)
 # An ensemble averages two nearly independent flows, which makes the mean smaller by sqrt(2).
 ENSEMBLE_GAIN = 2**0.5
-FRAME_CHANNELS = 3
+FRAME_CHANNELS, FLOW_CHANNELS = 3, 4
+SUBPIXELS = 4  # of a pixel shuffle by 2
+LEAST_RAW = 1e-6  # of a channel that does not vary, which no factor can help
 OPPOSITE_PART = 0.1
-FIRST_MASK, LATER_MASK = 1.5, 0.5
+TIMESTEP_GAIN = 3.0
+# The last block's mask counts from 4.7 on, the sum of all before: 1 gives 1, and 2 for four blocks.
+MASK = 1.0
 FEATURE = 1.0
 LEAKY_SLOPE = 0.2  # of every LeakyReLU in the stock sources
 SMALL_BIAS = 0.05
@@ -50,35 +59,34 @@ SLOPES = (0.1, 0.3)
 # Sub-pixels of a pixel shuffle get kernels that are alike, as trained ones are; the rest differs,
 # so that exchanging two of them shows.
 COMMON_PART, OWN_PART = 0.9, 0.45
+# Factors keep so many bits: what the machine rounds in its sums then hardly ever changes a weight.
+FACTOR_BITS = 8
+# A frame of one colour, or one that hardly minds the timestep, would prove nothing.
+LEAST_DEVIATION = 0.02
+LEAST_TIMESTEP_EFFECT = 1 / 255
 
 
 def calibrated_weights(
     donor: Donor, seed: int, *, scale: float = 1.0, ensemble: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Make a state dict for a donor, the same for the same seed.
+    """Make a state dict for a donor, the same for the same arguments.
 
     Raises:
-        DonorError: no attempt reached the flows of `surgery.proof.tolerances.CALIBRATED_FLOW`.
+        DonorError: the donor cannot be built as asked, or no attempt reached the flows of
+            `surgery.proof.tolerances.CALIBRATED_FLOW`.
     """
-    flows: list[np.ndarray] = []
-
-    def record(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-        flows.append(flow.numpy().copy())
-        return call_warp(image, flow)
-
-    network = build_network(donor, scale=scale, ensemble=ensemble, warp=record)
+    network = build_network(donor, scale=scale, ensemble=ensemble)
+    inputs, later_inputs = _make_inputs(network.padding)
     complaints = ""
     for attempt in range(ATTEMPTS):
         generator = torch.Generator().manual_seed(seed * ATTEMPTS + attempt)
         _initialise(network.net, generator)
         if ensemble:
             _oppose_frames(network)
-        inputs = _make_inputs(network.padding)
-        for index, block in enumerate(_blocks(network)):
-            _calibrate_block(network, block, index, inputs)
-        flows.clear()
-        _run(network, inputs)
-        complaints = too_small(measure_flows(flows))
+        else:
+            _heed_timestep(network)
+        _calibrate_blocks(network, inputs)
+        complaints = _find_complaints(network, inputs, later_inputs)
         if not complaints:
             state = network.net.state_dict()
             return {name: tensor.detach().clone() for name, tensor in state.items()}
@@ -89,30 +97,43 @@ def calibrated_weights(
     )
 
 
-def _make_inputs(padding: int) -> tuple[torch.Tensor, ...]:
+def _make_inputs(padding: int) -> list[Inputs]:
     height, width = (
         max(least, padding * count) // padding * padding
         for least, count in zip(LEAST_SIZE, LEAST_PADDINGS, strict=True)
     )
-    (sample,) = make_samples([(width, height)], [TIMESTEP], INPUT_SEED)
-    plane = timestep_plane(height, width, TIMESTEP)
-    return tuple(torch.from_numpy(array) for array in (sample.in0, sample.in1, plane))
+    samples = make_samples([(width, height)], TIMESTEPS, INPUT_SEED)
+    return [
+        tuple(torch.from_numpy(array) for array in network_inputs(sample, padding).values())
+        for sample in samples
+    ]
 
 
-def _run(network: StockNetwork, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+def _find_complaints(network: StockNetwork, inputs: Inputs, later_inputs: Inputs) -> str:
+    """Say why weights prove too little; empty when they do."""
+    flows: list[np.ndarray] = []
+    with network.observe_warps(lambda _, flow: flows.append(flow.numpy().copy())):
+        frame = _run(network, inputs)
+    complaints = too_small(measure_flows(flows))
+    if complaints:
+        return complaints
+    if not float(frame.std()) >= LEAST_DEVIATION:
+        return f"the frame varies by {float(frame.std()):.3f}"
+    effect = float((_run(network, later_inputs) - frame).abs().mean())
+    if not effect >= LEAST_TIMESTEP_EFFECT:
+        return f"another timestep changes the frame by {effect:.4f}"
+    return ""
+
+
+def _run(network: StockNetwork, inputs: Inputs) -> torch.Tensor:
     with torch.no_grad(), ChosenBranches():
         result: torch.Tensor = network(*inputs)
     return result
 
 
-def _blocks(network: StockNetwork) -> list[torch.nn.Module]:
-    return [
-        getattr(network.net, f"block{index}") for index in range(len(network.scale_list))
-    ]
-
-
 def _initialise(net: torch.nn.Module, generator: torch.Generator) -> None:
     """Draw every parameter so that the variance of what flows through stays as it is."""
+    last = []
     for name, module in net.named_modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
             _draw_convolution(module, generator, linear="lastconv" in name)
@@ -121,6 +142,10 @@ def _initialise(net: torch.nn.Module, generator: torch.Generator) -> None:
         beta = getattr(module, "beta", None)
         if isinstance(beta, torch.nn.Parameter):
             beta.data.uniform_(*BETAS, generator=generator)
+        if name.endswith("lastconv"):
+            last.append(module)
+    for module in last:  # a Sequential comes before the convolution in it
+        _liken_subpixels(module)
 
 
 def _draw_convolution(
@@ -137,16 +162,28 @@ def _draw_convolution(
         module.bias.data.uniform_(-SMALL_BIAS, SMALL_BIAS, generator=generator)
 
 
+def _get_first(network: StockNetwork) -> torch.nn.Conv2d:
+    """The first convolution: of in0 and in1, then the two encodings, if any, then the timestep."""
+    first = network.net.get_submodule("block0.conv0.0.0")
+    assert isinstance(first, torch.nn.Conv2d)  # in every stock source
+    return first
+
+
+def _heed_timestep(network: StockNetwork) -> None:
+    """Let the timestep matter, as in trained networks, though it is one channel of many.
+
+    In an ensemble it matters already: the two directions get t and 1 - t.
+    """
+    _get_first(network).weight.data[:, -1] *= TIMESTEP_GAIN
+
+
 def _oppose_frames(network: StockNetwork) -> None:
     """Let the first block look at the difference of the two frames, as trained ones do.
 
     An ensemble adds what the block finds for the frames exchanged. A block that hardly minds
     their order would find both flows alike then, and hide that they were exchanged.
     """
-    first = network.net.get_submodule("block0.conv0.0.0")
-    assert isinstance(first, torch.nn.Conv2d)  # in every stock source
-    weight = first.weight.data
-    # in0 and in1 with 3 channels each, then the two encodings, if any, then the timestep.
+    weight = _get_first(network).weight.data
     encoded = (weight.shape[1] - 2 * FRAME_CHANNELS) // 2
     for start, channels in ((0, FRAME_CHANNELS), (2 * FRAME_CHANNELS, encoded)):
         own = weight[:, start : start + channels]
@@ -154,34 +191,67 @@ def _oppose_frames(network: StockNetwork) -> None:
         other.copy_(OPPOSITE_PART * other - own)
 
 
-def _calibrate_block(
-    network: StockNetwork, block: torch.nn.Module, index: int, inputs: Sequence[torch.Tensor]
+def _calibrate_blocks(network: StockNetwork, inputs: Inputs) -> None:
+    """Calibrate all blocks in one forward: each is met behind those that are calibrated."""
+    with ExitStack() as hooks:
+        for index, divisor in enumerate(network.scale_list):
+            last = network.net.get_submodule(f"block{index}.lastconv")
+            hook = _make_hook(index, divisor, network.ensemble)
+            hooks.callback(last.register_forward_hook(hook).remove)
+        _run(network, inputs)
+
+
+def _make_hook(index: int, divisor: float, ensemble: bool) -> Hook:
+    is_calibrated = False
+
+    def calibrate(
+        last: torch.nn.Module, inputs: tuple[torch.Tensor, ...], raw: torch.Tensor
+    ) -> torch.Tensor | None:
+        nonlocal is_calibrated
+        if is_calibrated:  # an ensemble calls each block again, with the frames exchanged
+            return None
+        is_calibrated = True
+        _calibrate_last(last, raw, index, divisor, ensemble)
+        result: torch.Tensor = last.forward(*inputs)
+        return result
+
+    return calibrate
+
+
+def _calibrate_last(
+    last: torch.nn.Module, raw: torch.Tensor, index: int, divisor: float, ensemble: bool
 ) -> None:
     """Give the raw output of one block the wanted mean and deviation in every channel."""
-    last = block.lastconv
-    shuffles = isinstance(last, torch.nn.Sequential)
-    conv = last[0] if isinstance(last, torch.nn.Sequential) else last
-    assert isinstance(conv, torch.nn.ConvTranspose2d)  # in every stock source
-    subpixels = 4 if shuffles else 1
-    _liken_subpixels(conv, subpixels)
+    conv, subpixels = _split_last(last)
     # Without a pixel shuffle the output is enlarged, and the flow multiplied, by 2 more.
-    pixels = network.scale_list[index] * (1 if shuffles else 2)
-    raw = _capture(network, last, inputs)
+    pixels = divisor * (1 if subpixels > 1 else 2)
+    assert conv.bias is not None  # as in every stock source
     for channel in range(raw.shape[1]):
         mean, deviation = _wanted(channel, index, pixels)
-        if network.ensemble:
+        if ensemble:
             deviation *= ENSEMBLE_GAIN
         rows = slice(channel * subpixels, (channel + 1) * subpixels)
-        factor = deviation / max(float(raw[0, channel].std()), 1e-6)
+        factor = _round(deviation / max(float(raw[0, channel].std()), LEAST_RAW))
         conv.weight.data[:, rows] *= factor
-        assert conv.bias is not None  # as in every stock source
-        bias = conv.bias.data
-        bias[rows] = (bias[rows] - raw[0, channel].mean()) * factor + mean
+        shift = mean - float(raw[0, channel].mean()) * factor
+        conv.bias.data[rows] = conv.bias.data[rows] * factor + _round(shift)
 
 
-def _liken_subpixels(conv: torch.nn.ConvTranspose2d, subpixels: int) -> None:
-    if subpixels == 1:
-        return
+def _split_last(last: torch.nn.Module) -> tuple[torch.nn.ConvTranspose2d, int]:
+    """A block's last convolution, and how many of its channels make one after it."""
+    conv = last[0] if isinstance(last, torch.nn.Sequential) else last
+    assert isinstance(conv, torch.nn.ConvTranspose2d)  # in every stock source
+    shuffles = isinstance(last, torch.nn.Sequential)
+    return conv, SUBPIXELS if shuffles else 1
+
+
+def _round(number: float) -> float:
+    mantissa, exponent = math.frexp(number)
+    return math.ldexp(round(mantissa * 2**FACTOR_BITS) / 2**FACTOR_BITS, exponent)
+
+
+def _liken_subpixels(last: torch.nn.Module) -> None:
+    conv, subpixels = _split_last(last)
     inputs, outputs, height, width = conv.weight.shape
     own = conv.weight.data.view(inputs, outputs // subpixels, subpixels, height, width)
     own.copy_(OWN_PART * own + COMMON_PART * own[:, :, :1])
@@ -189,22 +259,7 @@ def _liken_subpixels(conv: torch.nn.ConvTranspose2d, subpixels: int) -> None:
 
 def _wanted(channel: int, index: int, pixels: float) -> tuple[float, float]:
     """Mean and deviation of a raw channel: 0 to 3 are flow, 4 is the mask, the rest features."""
-    if channel < 4:
+    if channel < FLOW_CHANNELS:
         mean = FIRST_MEANS[channel] if index == 0 else 0.0
         return mean / pixels, (FIRST_FLOW if index == 0 else LATER_FLOW) / pixels
-    if channel == 4:
-        return 0.0, FIRST_MASK if index == 0 else LATER_MASK
-    return 0.0, FEATURE
-
-
-def _capture(
-    network: StockNetwork, module: torch.nn.Module, inputs: Sequence[torch.Tensor]
-) -> torch.Tensor:
-    """The output of a module in one forward; of its first call, where there are several."""
-    outputs: list[torch.Tensor] = []
-    hook = module.register_forward_hook(lambda _m, _i, output: outputs.append(output.clone()))
-    try:
-        _run(network, inputs)
-    finally:
-        hook.remove()
-    return outputs[0]
+    return 0.0, MASK if channel == FLOW_CHANNELS else FEATURE
