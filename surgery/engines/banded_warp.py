@@ -54,7 +54,7 @@ def _warp_band(image: Float32Array, flow: Float32Array, band: slice, warped: Flo
     channels, height, width = image.shape
     columns = np.arange(width, dtype=np.float32)
     lines = np.arange(band.start, band.stop, dtype=np.float32)[:, np.newaxis]
-    is_lost = np.isnan(flow[:, band]).any(axis=0)
+    is_lost = np.isnan(flow[0, band]) | np.isnan(flow[1, band])
     left, right, weight_x = _split_position(columns + flow[0, band], is_lost, width)
     upper, lower, weight_y = _split_position(lines + flow[1, band], is_lost, height)
     corners = [row * width + column for row in (upper, lower) for column in (left, right)]

@@ -194,7 +194,7 @@ def test_a_machine_without_vulkan_is_an_error(
 ) -> None:
     for variable in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
         monkeypatch.setenv(variable, str(tmp_path / "none.json"))
-    with pytest.raises(EngineError, match="0 found.*libvulkan1 mesa-vulkan-drivers"):
+    with pytest.raises(EngineError, match=r"0 found.*libvulkan1 mesa-vulkan-drivers"):
         RifeNcnnVulkanEngine(folder, PADDING, gpu=VULKAN).run([make_sample(32, 32)])
     # The CPU does without.
     assert len(RifeNcnnVulkanEngine(folder, PADDING).run([make_sample(32, 32)])) == 1
