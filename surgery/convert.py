@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.errors import CheckpointError, OutputExists, SurgeryError
+from surgery.errors import CheckpointError, EngineError, OutputExists, SurgeryError
 
 if TYPE_CHECKING:
     import torch
 
+    from surgery.engines import Engine
     from surgery.hub.model import HubModel
+    from surgery.proof.forms import FolderForm, Form
     from surgery.proof.validate import Validation
     from surgery.sources.stock import Donor, StockNetwork
     from surgery.targets.make_ncnn import NcnnModel, NcnnOptions
@@ -146,9 +148,7 @@ def export(
 
     _refuse_taken(output, force)
     progress(f"loading {donor}")
-    opened = open_donor(
-        donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble
-    )
+    opened = open_donor(donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble)
     progress(f"exporting with {exporter}")
     model = export_donor(opened, exporter)
     if custom_warp:
@@ -257,9 +257,7 @@ def convert(
     _refuse_taken(output, force)
     options = NcnnOptions(runtime, fp16, keep_betas, fast)
     progress(f"loading {donor}")
-    opened = open_donor(
-        donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble
-    )
+    opened = open_donor(donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble)
     progress(f"exporting with {exporter}")
     hub = export_donor(opened, exporter)
     hub_file = hub.to_onnx() if proof else None
@@ -270,7 +268,9 @@ def convert(
         made.write(folder)
         if hub_file is not None:
             with tempfile.TemporaryDirectory(prefix="rife") as short:
-                validation = prove_conversion(opened, hub_file, made, Path(short), progress)
+                validation = prove_conversion(
+                    opened, hub_file, made, Path(short), progress=progress
+                )
             refuse_failed(validation)
     return made, validation
 
@@ -299,3 +299,138 @@ def _refuse_taken(output: Path, force: bool) -> None:
         raise OutputExists(f"{output} exists; --force replaces it, or choose another -o")
 
 
+def open_form(text: str, weights: Weights, *, scale: float = 1.0, ensemble: bool = False) -> Form:
+    """Open whatever a command line names: a model folder, a hub model, or a donor with weights.
+
+    Raises:
+        SurgeryError: it is none of the three, or broken.
+    """
+    from surgery.proof.forms import DonorForm, open_file_form
+
+    path = Path(text)
+    form = open_file_form(path) if path.exists() else None
+    if form is None:
+        form = DonorForm(open_donor(text, weights, scale=scale, ensemble=ensemble))
+    return form
+
+
+def validate(
+    reference: str,
+    candidate: str,
+    *,
+    weights: Path | None = None,
+    random_weights: int | None = None,
+    scale: float = 1.0,
+    ensemble: bool = False,
+    sizes: Sequence[tuple[int, int]] = (),
+    timesteps: Sequence[float] = (),
+    engines: Sequence[str] = (),
+    progress: Progress = _silent,
+) -> Validation:
+    """Compare two forms of a model: donors, hub models, model folders.
+
+    Args:
+        reference: the form that is right.
+        candidate: the form that is judged.
+        weights: a checkpoint, for a donor among the two.
+        random_weights: a seed for calibrated random weights instead, for tests.
+        scale: as the donor is to be built.
+        ensemble: as the donor is to be built.
+        sizes: of the frames, (width, height); empty for two that suit the padding.
+        timesteps: between 0 and 1; empty for 0.25 and 0.5.
+        engines: names of engines; empty for each form's own.
+        progress: called with one line for each step.
+
+    Raises:
+        SurgeryError: a form cannot be opened or an engine cannot run; a difference is no error
+            but `passed` being False.
+    """
+    from surgery.proof.validate import TIMESTEPS, validate_forms
+
+    for timestep in timesteps:
+        _refuse_timestep(timestep)
+    given = Weights(weights, random_weights)
+    forms = [
+        open_form(text, given, scale=scale, ensemble=ensemble) for text in (reference, candidate)
+    ]
+    return validate_forms(
+        forms[0],
+        forms[1:],
+        engines=engines,
+        sizes=sizes,
+        timesteps=timesteps or TIMESTEPS,
+        progress=progress,
+    )
+
+
+def run(
+    folder: Path,
+    frame0: Path,
+    frame1: Path,
+    output: Path,
+    *,
+    timestep: float = 0.5,
+    engine: str = "rife-ncnn-vulkan",
+    gpu: int | None = None,
+    tta: bool = False,
+    tta_temporal: bool = False,
+    force: bool = False,
+    progress: Progress = _silent,
+) -> None:
+    """Compute the frame between two pictures with a model folder and write it as PNG.
+
+    Args:
+        folder: the model folder.
+        frame0: the picture at time 0.
+        frame1: the picture at time 1, of the same size.
+        output: the PNG to write.
+        timestep: between 0 and 1.
+        engine: `ncnn` or `rife-ncnn-vulkan`.
+        gpu: number of a Vulkan device; None or -1 for the CPU.
+        tta: rife-ncnn-vulkan's -x.
+        tta_temporal: rife-ncnn-vulkan's -z.
+        force: replace an existing output.
+        progress: called with one line for each step.
+
+    Raises:
+        SurgeryError: the pictures differ in size, the engine is not installed, or it died.
+    """
+    from surgery.engines import Sample
+    from surgery.engines.frames import read_png, write_png
+    from surgery.proof.forms import FolderForm
+
+    _refuse_taken(output, force)
+    _refuse_timestep(timestep)
+    in0, in1 = read_png(frame0), read_png(frame1)
+    if in0.shape != in1.shape:
+        sizes = [f"{frame.shape[3]}x{frame.shape[2]}" for frame in (in0, in1)]
+        raise SurgeryError(f"the pictures are {sizes[0]} and {sizes[1]}; one size is expected")
+    runner = _make_runner(FolderForm(folder), engine, gpu, tta, tta_temporal)
+    progress(f"running {runner.name}")
+    (frame,) = runner.run([Sample(in0, in1, timestep)])
+    write_png(output, frame, force=force)
+
+
+def _refuse_timestep(timestep: float) -> None:
+    if not 0.0 < timestep < 1.0:
+        raise SurgeryError(f"timestep {timestep:g}; between 0 and 1, both excluded, is accepted")
+
+
+def _make_runner(
+    form: FolderForm, engine: str, gpu: int | None, tta: bool, tta_temporal: bool
+) -> Engine:
+    from surgery.engines.rife_ncnn_vulkan import CPU, RifeNcnnVulkanEngine
+
+    if engine == "rife-ncnn-vulkan":
+        return RifeNcnnVulkanEngine(
+            form.folder,
+            form.padding,
+            gpu=CPU if gpu is None else gpu,
+            tta=tta,
+            tta_temporal=tta_temporal,
+        )
+    if engine != "ncnn":
+        raise EngineError(f"engine {engine!r}; accepted: ncnn, rife-ncnn-vulkan")
+    if tta or tta_temporal or gpu not in (None, CPU):
+        raise EngineError("engine ncnn has no --tta, --tta-temporal or --gpu; rife-ncnn-vulkan has")
+    return form.make_engine("ncnn")

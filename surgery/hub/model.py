@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 OPSET = 18
-# The newest IR version that every onnxruntime of the last two years reads (IR 10: onnxruntime 1.18).
+# The newest IR version that every onnxruntime of the last two years reads (IR 10: 1.18).
 IR_VERSION = 10
 KEY_PREFIX = "surgery."
 V4_INPUTS = {"in0": 3, "in1": 3, "in2": 1}

@@ -46,9 +46,7 @@ def _compose(graph: gs.Graph, down: gs.Node) -> bool:
         return False
     name = edit.free_name(graph, down.name)
     scales = edit.make_constant(f"{name}.scales", np.asarray([1, 1, scale, scale], np.float32))
-    output = edit.add_node(
-        graph, name, "Resize", [up.inputs[0], up.inputs[1], scales], up.attrs
-    )
+    output = edit.add_node(graph, name, "Resize", [up.inputs[0], up.inputs[1], scales], up.attrs)
     return edit.bypass(graph, down, output)
 
 

@@ -34,7 +34,8 @@ def _factor(graph: gs.Graph, add: gs.Node) -> bool:
     ):
         return False
     for first, second in ((products[0], products[1]), (products[1], products[0])):
-        assert first is not None and second is not None
+        assert first is not None  # seen to above
+        assert second is not None
         for index, tensor in enumerate(second.inputs):
             mask = _complemented(graph, tensor, second)
             if mask is None or not any(mask is t for t in first.inputs):

@@ -41,8 +41,9 @@ def _merge(graph: gs.Graph, outer: gs.Node) -> bool:
         log.debug("%s: refused: something else reads in between", outer.name)
         return False
     if ops.read_conv(conv).group != 1:
-        log.debug("%s: refused: %s has groups, whose channels cannot change places",
-                  outer.name, conv.name)
+        log.debug(
+            "%s: refused: %s has groups, whose channels cannot change places", outer.name, conv.name
+        )
         return False
     p, q = ops.pixel_shuffle_factor(inner), ops.pixel_shuffle_factor(outer)
     weight = ops.constant(conv.inputs[1])

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DOUBLING = ConvSpec(
-    kernel=(4, 4), strides=(2, 2), pads=(1, 1, 1, 1), dilations=(1, 1), group=1,
+    kernel=(4, 4),
+    strides=(2, 2),
+    pads=(1, 1, 1, 1),
+    dilations=(1, 1),
+    group=1,
     output_padding=(0, 0),
 )
 # For an even and an odd output position: which tap of the 4 meets the input one before, at, and

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.engines import Engine, Sample
 from surgery.errors import EngineError, KernelMissing, ProofFailed
-
 from surgery.proof.compare import Comparison, Verdict, compare, judge
 from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
 from surgery.proof.inputs import make_samples
@@ -20,6 +19,7 @@ from surgery.proof.structure import Finding
 from surgery.proof.tolerances import PROVING_FLOW, Tolerance
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
     from surgery.convert import OpenDonor
@@ -34,6 +34,10 @@ TIMESTEPS = (0.25, 0.5)
 LEAST_WIDTH, LEAST_HEIGHT = 256, 192
 # Neither is a multiple of any padding: the border has to be padded and cropped away.
 ODD_CUT = (23, 37)
+
+
+def _silent(message: str) -> None:
+    """The default progress: none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,17 +90,25 @@ class Validation:
 
     def to_json(self) -> str:
         """Render as JSON; numbers that are not finite are null."""
-        return json.dumps(_finite(
-            {
-                "passed": self.passed,
-                "reference": self.reference,
-                "rows": [dataclasses.asdict(row) for row in self.rows],
-                "findings": [
-                    {"form": form, "finding": str(finding)} for form, finding in self.findings
-                ],
-                "warnings": self.warnings,
-            }
-        ), indent=2, default=str) + "\n"
+        return (
+            json.dumps(
+                _finite(
+                    {
+                        "passed": self.passed,
+                        "reference": self.reference,
+                        "rows": [dataclasses.asdict(row) for row in self.rows],
+                        "findings": [
+                            {"form": form, "finding": str(finding)}
+                            for form, finding in self.findings
+                        ],
+                        "warnings": self.warnings,
+                    }
+                ),
+                indent=2,
+                default=str,
+            )
+            + "\n"
+        )
 
 
 def _finite(value: Any) -> Any:
@@ -132,7 +144,7 @@ def validate_forms(
     engines: Sequence[str] = (),
     sizes: Sequence[Size] = (),
     timesteps: Sequence[float] = TIMESTEPS,
-    progress: Progress = lambda message: None,
+    progress: Progress = _silent,
 ) -> Validation:
     """Compare forms of one model with a reference.
 
@@ -153,29 +165,17 @@ def validate_forms(
     """
     for name in engines:
         _refuse_unknown(name, [reference, *candidates])
-    validation = Validation(reference.label)
-    expected = reference.warps
-    for form in (reference, *candidates):
-        progress(f"checking the structure of {form.label}")
-        validation.findings += [(form.label, f) for f in form.check_structure(expected)]
-    samples = list(
-        make_samples(sizes or choose_sizes(reference.padding), timesteps, INPUT_SEED)
-    )
-    contest = _Contest(validation, samples, progress)
     own, *others = _chosen(reference, engines) or reference.engines[:1]
-    truth = contest.run(reference.make_engine(own))
+    samples = make_samples(sizes or choose_sizes(reference.padding), timesteps, INPUT_SEED)
+    contest = _Contest(reference, own, samples, progress)
+    for form in (reference, *candidates):
+        contest.check_structure(form)
     for name in others:
-        contest.judge(reference.make_engine(name), truth, own, reference.tolerance(name))
+        contest.judge(reference, name)
     for form in candidates:
         for name in _chosen(form, engines) or form.engines:
-            frames, against = truth, own
-            if name == "ncnn" and form.is_fp16:
-                progress("rounding the reference to fp16 weights")
-                rounded = reference.round_weights(form.is_fast)
-                frames = contest.run(rounded.make_engine(own))
-                against = f"{own}, fp16 weights"
-            contest.judge(form.make_engine(name), frames, against, form.tolerance(name))
-    return validation
+            contest.judge(form, name)
+    return contest.validation
 
 
 def _chosen(form: Form, engines: Sequence[str]) -> tuple[str, ...]:
@@ -191,30 +191,35 @@ def _refuse_unknown(name: str, forms: Sequence[Form]) -> None:
 
 
 class _Contest:
-    """Runs engines on the same samples and notes what comes out."""
+    """Runs engines on the same samples, against one reference, and notes what comes out."""
 
     def __init__(
-        self, validation: Validation, samples: Sequence[Sample], progress: Progress
+        self, reference: Form, engine: str, samples: Sequence[Sample], progress: Progress
     ) -> None:
-        self.validation = validation
-        self.samples = samples
-        self.progress = progress
+        self.validation = Validation(reference.label)
+        self._reference = reference
+        self._engine = engine
+        self._samples = samples
+        self._progress = progress
+        # The reference's frames by its weights: as they are, rounded, rounded after --fast.
+        self._truths: dict[str, list[np.ndarray]] = {}
 
-    def run(self, engine: Engine) -> list[Any]:
-        self.progress(f"running {engine.name} on {len(self.samples)} frame(s)")
-        frames = engine.run(self.samples)
-        self._note_torch(engine)
-        return frames
+    def check_structure(self, form: Form) -> None:
+        self._progress(f"checking the structure of {form.label}")
+        found = form.check_structure(self._reference.warps)
+        self.validation.findings += [(form.label, finding) for finding in found]
 
-    def judge(
-        self, engine: Engine, truth: Sequence[Any], against: str, tolerance: Tolerance
-    ) -> None:
-        for sample, wanted, found in zip(self.samples, truth, self.run(engine), strict=True):
+    def judge(self, form: Form, name: str) -> None:
+        """Compare one engine with the reference, rounded where that is the fair comparison."""
+        against, truth = self._find_truth(form, name)
+        tolerance = form.tolerance(name)
+        engine = form.make_engine(name)
+        for sample, wanted, found in zip(self._samples, truth, self._run(engine), strict=True):
             comparison = compare(wanted, found)
             height, width = sample.in0.shape[-2:]
             self.validation.rows.append(
                 Row(
-                    engine.name,
+                    f"{form.label}: {engine.name}",
                     against,
                     width,
                     height,
@@ -225,17 +230,29 @@ class _Contest:
                 )
             )
 
-    def _note_torch(self, engine: Engine) -> None:
-        """Only torch shows its flows, and where its source would have branched otherwise."""
+    def _find_truth(self, form: Form, name: str) -> tuple[str, list[np.ndarray]]:
+        against = self._engine
+        rounded = form.is_fp16 and name == "ncnn"
+        if rounded:
+            against += ", weights rounded to fp16" + (" after --fast" if form.is_fast else "")
+        if against not in self._truths:
+            source = self._reference.round_weights(form.is_fast) if rounded else self._reference
+            self._truths[against] = self._run(source.make_engine(self._engine))
+        return against, self._truths[against]
+
+    def _run(self, engine: Engine) -> list[np.ndarray]:
+        self._progress(f"running {engine.name} on {len(self._samples)} frames")
+        frames = engine.run(self._samples)
+        # Only torch shows its flows, and where its source would have branched otherwise.
         for decision in getattr(engine, "overruled", ()):
             self._warn(
-                "torch alone would have taken another branch than the model has: "
-                f"{decision.words}"
+                f"torch alone would have taken another branch than the model has: {decision.words}"
             )
         for flows in getattr(engine, "flows", ()):
             complaint = too_small(measure_flows(flows), PROVING_FLOW)
             if complaint:
                 self._warn(f"the flows may be too small to prove the warps: {complaint}")
+        return frames
 
     def _warn(self, sentence: str) -> None:
         if sentence not in self.validation.warnings:
@@ -247,7 +264,10 @@ def prove_conversion(
     hub: onnx.ModelProto,
     made: NcnnModel,
     scratch: Path,
-    progress: Progress,
+    *,
+    sizes: Sequence[Size] = (),
+    timesteps: Sequence[float] = TIMESTEPS,
+    progress: Progress = _silent,
 ) -> Validation:
     """Prove a conversion in every engine that is there.
 
@@ -255,21 +275,28 @@ def prove_conversion(
     fp32 weights and as it was made, and in rife-ncnn-vulkan on CPU and Vulkan. What is not
     installed is named in a warning; only torch, onnxruntime and ncnn are required.
     """
-    donor = DonorForm(opened)
-    hub_form = HubForm(hub, "the hub model")
+    donor, hub_form = DonorForm(opened), HubForm(hub, "hub")
     folder = FolderForm(_write(made, scratch / "model"))
-    validation = validate_forms(
-        donor, [hub_form, folder], engines=_proving_engines(donor), progress=progress
-    )
+    folder.label = "fp16 folder" if folder.is_fp16 else "folder"
+    samples = make_samples(sizes or choose_sizes(donor.padding), timesteps, INPUT_SEED)
+    contest = _Contest(donor, donor.engines[0], samples, progress)
+    contest.check_structure(hub_form)
+    contest.check_structure(folder)
+    for name in _proving_engines():
+        contest.judge(hub_form, name)
     if folder.is_fp16:
         exact = dataclasses.replace(made, options=dataclasses.replace(made.options, fp16=False))
         form = FolderForm(_write(exact, scratch / "fp32"))
-        form.label = "the model with fp32 weights"
-        more = validate_forms(donor, [form], progress=progress)
-        validation.rows += more.rows
-        validation.findings += more.findings
-    _run_real_runtime(donor, folder, validation, progress)
-    return validation
+        form.label = "fp32 twin"
+        contest.judge(form, "ncnn")
+    contest.judge(folder, "ncnn")
+    for name in folder.more_engines:
+        try:
+            contest.judge(folder, name)
+        except EngineError as error:
+            # A runtime that is not installed here is no fault of the model.
+            contest.validation.warnings.append(f"not run: {error}")
+    return contest.validation
 
 
 def _write(made: NcnnModel, folder: Path) -> Path:
@@ -278,29 +305,12 @@ def _write(made: NcnnModel, folder: Path) -> Path:
     return folder
 
 
-def _proving_engines(donor: Form) -> tuple[str, ...]:
-    """The kernel where it was built; the function body otherwise, which computes the same."""
+def _proving_engines() -> tuple[str, ...]:
+    """The kernel where it was built; the function body alone otherwise, which computes the same."""
     from surgery.ops_library import ops_library
 
     try:
         ops_library()
     except KernelMissing:
-        return (*donor.engines, "onnxruntime-function", "ncnn")
-    return (*donor.engines, *HubForm.engines, "ncnn")
-
-
-def _run_real_runtime(
-    donor: Form, folder: FolderForm, validation: Validation, progress: Progress
-) -> None:
-    """Where the runtime or a Vulkan device is missing, say so: it is no fault of the model."""
-    for name in folder.more_engines:
-        try:
-            more = validate_forms(
-                donor, [folder], engines=(*donor.engines, name), progress=progress
-            )
-        except EngineError as error:
-            validation.warnings.append(f"not run: {error}")
-        else:
-            validation.rows += more.rows
-
-
+        return ("onnxruntime-function",)
+    return HubForm.engines

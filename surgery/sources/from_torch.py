@@ -73,7 +73,7 @@ def _export_torchscript(
         custom_opsets={hub_warp.DOMAIN: hub_warp.VERSION},
         input_names=INPUT_NAMES,
         output_names=[hub_model.V4_OUTPUT],
-        dynamic_axes={name: axes for name in (*INPUT_NAMES, hub_model.V4_OUTPUT)},
+        dynamic_axes=dict.fromkeys((*INPUT_NAMES, hub_model.V4_OUTPUT), axes),
     )
     return onnx.load_from_string(file.getvalue())
 
@@ -137,9 +137,7 @@ def export_hub(
         CheckpointError: the state dict does not fit.
         HubError: what came out is not a legal hub model.
     """
-    network = stock.build_network(
-        donor, scale=scale, ensemble=ensemble, warp=torch_warp.call_warp
-    )
+    network = stock.build_network(donor, scale=scale, ensemble=ensemble, warp=torch_warp.call_warp)
     checkpoint.load_into(network.net, state)
     with stock.forbid_grid_sample(), ChosenBranches() as branches:
         graph = export_network(network, network.padding, exporter)

@@ -13,7 +13,9 @@ import torch
 _BETA = ".beta"
 
 
-def round_weights(state: Mapping[str, torch.Tensor], *, fast: bool = False) -> dict[str, torch.Tensor]:
+def round_weights(
+    state: Mapping[str, torch.Tensor], *, fast: bool = False
+) -> dict[str, torch.Tensor]:
     """Round every convolution weight to fp16, through the beta that will be folded into it.
 
     A ResConv computes beta * conv(x) + x. The converted weight is fp16(beta * w), or with `fast`

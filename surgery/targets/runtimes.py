@@ -14,9 +14,31 @@ from collections.abc import Iterable
 from surgery.errors import RuntimeRefused
 
 _OFFICIAL = frozenset(
-    "Input Split Concat Slice Crop Convolution Deconvolution InnerProduct Pooling Padding Interp "
-    "PixelShuffle BinaryOp UnaryOp Eltwise ReLU PReLU Sigmoid Clip Flatten Packing Cast "
-    "rife.Warp".split()
+    [
+        "Input",
+        "Split",
+        "Concat",
+        "Slice",
+        "Crop",
+        "Convolution",
+        "Deconvolution",
+        "InnerProduct",
+        "Pooling",
+        "Padding",
+        "Interp",
+        "PixelShuffle",
+        "BinaryOp",
+        "UnaryOp",
+        "Eltwise",
+        "ReLU",
+        "PReLU",
+        "Sigmoid",
+        "Clip",
+        "Flatten",
+        "Packing",
+        "Cast",
+        "rife.Warp",
+    ]
 )
 _TNTWISE = _OFFICIAL | {"MemoryData", "ConvolutionDepthWise", "Tile", "ExpandDims"}
 

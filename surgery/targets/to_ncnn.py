@@ -237,7 +237,8 @@ def _binary(direct: ncnn.BinaryOpType, reverse: ncnn.BinaryOpType) -> Translator
         operator = reverse if constant_first else direct
         params: dict[int, ncnn.ParamValue] = {ncnn.BinaryOp.OP_TYPE: operator}
         if constant.size == 1:
-            params |= {ncnn.BinaryOp.WITH_SCALAR: 1, ncnn.BinaryOp.B: float(constant.reshape(-1)[0])}
+            number = float(constant.reshape(-1)[0])
+            params |= {ncnn.BinaryOp.WITH_SCALAR: 1, ncnn.BinaryOp.B: number}
             to.emit("BinaryOp", node, params)
             return
         blob = _memory_data(to, node, constant)

@@ -1,1 +1,1 @@
-"""What ncnn and rife-ncnn-vulkan want of a graph beyond what the hub says; no arithmetic changes."""
+"""What ncnn and its hosts want of a graph beyond what the hub says; no arithmetic changes."""

@@ -1,0 +1,49 @@
+"""A validation as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.proof.tolerances import Metric
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from surgery.proof.validate import Row, Validation
+
+
+def make_table(validation: Validation) -> Table:
+    """Make a table of 80 columns or less: one line for each engine and frame size, worst first.
+
+    Timesteps of one engine and size share a line, which shows the worst of them.
+    """
+    from rich.table import Table
+
+    verdict = "[green]same[/green]" if validation.passed else "[red]DIFFERENT[/red]"
+    table = Table(title=f"{validation.reference}: {verdict}", title_justify="left")
+    for heading in ("engine", "frame", "max error", "PSNR dB", "accepted", ""):
+        right = heading in ("max error", "PSNR dB")
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    groups: dict[tuple[str, int, int], list[Row]] = {}
+    for row in validation.rows:
+        groups.setdefault((row.engine, row.width, row.height), []).append(row)
+    for (engine, width, height), rows in groups.items():
+        worst = max(rows, key=lambda row: (not row.verdict.passed, row.comparison.max_abs))
+        table.add_row(
+            engine,
+            f"{width}x{height}",
+            f"{worst.comparison.max_abs:.1e}",
+            f"{min(row.comparison.psnr for row in rows):.1f}",
+            _describe_bound(worst),
+            "ok" if worst.verdict.passed else "[red]FAILED[/red]",
+        )
+    return table
+
+
+def _describe_bound(row: Row) -> str:
+    tolerance = row.tolerance
+    if tolerance.metric is Metric.PSNR:
+        return f">= {tolerance.bound:g} dB"
+    if tolerance.metric is Metric.MAX_LEVELS:
+        return f"<= {tolerance.bound:g} level"
+    return f"<= {tolerance.bound:.0e}"
