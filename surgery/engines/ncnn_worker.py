@@ -73,7 +73,9 @@ def run_network(task: Task) -> Outcome:
     network = ncnn.Net()
     network.register_custom_layer(WARP_LAYER, factory.create, factory.destroy)
     _set_options(network.opt, task.facts)
+    load_start = time.perf_counter()
     _load(network, task.facts)
+    load_seconds = time.perf_counter() - load_start
     inputs = _find_inputs(network)
     arrays: dict[str, np.ndarray] = {}
     seconds = []
@@ -83,7 +85,12 @@ def run_network(task: Task) -> Outcome:
         blobs = _run_once(network, feed, task.facts["blobs"])
         seconds.append(time.perf_counter() - start)
         arrays |= {name_array(index, name): blob for name, blob in blobs.items()}
-    return Outcome({"seconds": seconds, "peak_bytes": measure_peak_bytes()}, arrays)
+    facts = {
+        "seconds": seconds,
+        "load_seconds": load_seconds,
+        "peak_bytes": measure_peak_bytes(),
+    }
+    return Outcome(facts, arrays)
 
 
 def _set_options(option: Any, facts: Mapping[str, Any]) -> None:

@@ -21,12 +21,14 @@ class Recording:
         frames: float32 [1,3,H,W] for each sample.
         blobs: for each sample the blobs that were asked for, with a batch axis, at padded size.
         seconds: how long each sample took; loading the model and copying frames are left out.
+        load_seconds: how long loading the model took, without starting the process.
         peak_bytes: the most memory that the process held; None where nothing tells.
     """
 
     frames: list[np.ndarray]
     blobs: list[dict[str, np.ndarray]]
     seconds: list[float]
+    load_seconds: float
     peak_bytes: int | None
 
 
@@ -52,6 +54,7 @@ def read_recording(
         frames=frames,
         blobs=[_take_blobs(arrays, index, blobs) for index in range(len(samples))],
         seconds=list(outcome.facts["seconds"]),
+        load_seconds=outcome.facts["load_seconds"],
         peak_bytes=outcome.facts["peak_bytes"],
     )
 

@@ -27,7 +27,9 @@ def run_runtime(task: Task) -> Outcome:
     """
     runtime = _import_runtime()
     refuse_missing_device(runtime.wrapped.get_gpu_count(), task.facts["gpu"])
+    load_start = time.perf_counter()
     rife = _make_rife(runtime, task.facts)
+    load_seconds = time.perf_counter() - load_start
     arrays, seconds = {}, []
     for index, timestep in enumerate(task.facts["timesteps"]):
         frames = [task.arrays[name_array(index, name)] for name in FRAMES]
@@ -35,7 +37,12 @@ def run_runtime(task: Task) -> Outcome:
         pixels = rife.process_cv2(*frames, timestep)
         seconds.append(time.perf_counter() - start)
         arrays[name_array(index, V4_OUTPUT)] = from_8bit(np.asarray(pixels))
-    return Outcome({"seconds": seconds, "peak_bytes": measure_peak_bytes()}, arrays)
+    facts = {
+        "seconds": seconds,
+        "load_seconds": load_seconds,
+        "peak_bytes": measure_peak_bytes(),
+    }
+    return Outcome(facts, arrays)
 
 
 def _import_runtime() -> Any:

@@ -35,6 +35,7 @@ def test_ncnn_agrees_with_the_definition(
         assert frame.dtype == np.float32
         assert KERNEL_FP32.accepts(float(abs(frame - network.compute_frame(sample)).max()))
     assert len(recording.seconds) == len(samples)
+    assert recording.load_seconds > 0
     assert all(seconds > 0 for seconds in recording.seconds)
     assert recording.peak_bytes is None or recording.peak_bytes > 2**20
     assert recording.blobs == [{}, {}, {}]

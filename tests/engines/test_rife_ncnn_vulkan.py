@@ -72,6 +72,7 @@ def test_the_runtime_agrees_with_the_definition_and_with_ncnn(
         levels = frame * LEVELS
         assert np.allclose(levels, np.round(levels), rtol=0, atol=1e-4)
     assert len(recording.seconds) == len(samples)
+    assert recording.load_seconds > 0
     assert recording.peak_bytes is None or recording.peak_bytes > 2**20
 
 
