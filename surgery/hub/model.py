@@ -155,7 +155,7 @@ class HubModel:
         self.graph.opset = OPSET
         self.graph.import_domains = None
         self.graph.functions = []
-        model = gs.export_onnx(self.graph, do_type_check=False)
+        model: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         del model.opset_import[:]
         model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
         model.opset_import.append(onnx.helper.make_opsetid(warp.DOMAIN, warp.VERSION))

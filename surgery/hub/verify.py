@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from surgery.errors import HubError
@@ -44,7 +45,7 @@ def verify_open(model: hub_model.HubModel) -> None:
         _refuse(faults)
     extents = shapes.infer_extents(model.graph)  # refuses operators, sizes and flows
     output = extents[hub_model.V4_OUTPUT]
-    if (output.channels, output.height, output.width) != (3, 1, 1):
+    if output != shapes.Extent(3, Fraction(1), Fraction(1)):
         faults.append(
             f"out0 has {output.channels} channels at {output.height} x {output.width} "
             "of the input's size; 3 channels at full size are expected"

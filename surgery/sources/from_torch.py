@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import onnx
 import torch
@@ -62,7 +62,7 @@ def _export_torchscript(
     network: torch.nn.Module, example: tuple[torch.Tensor, ...], padding: int
 ) -> onnx.ModelProto:
     torch_warp.register_symbolic(hub_model.OPSET)
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # taken, though torch's annotation knows paths alone
     axes = {2: "H", 3: "W"}
     torch.onnx.export(
         network,
