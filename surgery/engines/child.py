@@ -71,7 +71,11 @@ REASONS = (
         is_fatal=False,
     ),
     Reason(r"vk(?:AllocateMemory|CreateBuffer) failed (\S+)", "the GPU's memory is full ({})"),
-    Reason(r"(free\(\)|malloc\(\)|corrupted|double free)", "it corrupted its own memory ({})"),
+    # glibc's words. Measured: a 4.26 model, which needs 64, on frames padded to 32.
+    Reason(
+        r"(free\(\)|malloc\(\)|corrupted|double free)",
+        "it corrupted its own memory, as it does with frames padded too little for the model ({})",
+    ),
 )
 
 
