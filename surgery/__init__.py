@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surgery.convert import convert, export, optimize, run, translate, validate
+    from surgery.demo import demo
     from surgery.errors import SurgeryError
     from surgery.ops_library import ops_library
 
 __all__ = [
     "SurgeryError",
     "convert",
+    "demo",
     "export",
     "ops_library",
     "optimize",
@@ -27,7 +29,11 @@ __all__ = [
     "validate",
 ]
 
-_HOMES = {"SurgeryError": "surgery.errors", "ops_library": "surgery.ops_library"}
+_HOMES = {
+    "SurgeryError": "surgery.errors",
+    "demo": "surgery.demo",
+    "ops_library": "surgery.ops_library",
+}
 
 
 def __getattr__(name: str) -> Any:

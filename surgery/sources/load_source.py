@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import sys
@@ -97,6 +98,7 @@ def _own_modules(
     for name in hidden:
         del sys.modules[name]
     sys.modules.update(modules)
+    importlib.invalidate_caches()  # a folder may have been filled since it was last looked at
     try:
         yield
     finally:
