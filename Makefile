@@ -26,7 +26,7 @@ help:
 	@echo "PYTHON=python3.12 picks the interpreter, PYTEST_ARGS='-k warp' the tests."
 
 demo: $(STAMP)
-	$(BIN)/surgery demo
+	$(BIN)/surgery demo --force
 
 test: lint sanitize
 	$(BIN)/pytest $(PYTEST_ARGS)
