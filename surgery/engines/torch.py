@@ -19,7 +19,8 @@ class TorchEngine:
     Attributes:
         name: what messages and reports call the engine.
         network: the stock network.
-        overruled: where the source alone would have taken another branch than exports bake in.
+        overruled: where, in the last run, the source alone would have taken another branch than
+            exports bake in.
         flows: for each sample of the last run the flows [1,2,H,W], in the order of the warps.
     """
 
@@ -31,7 +32,7 @@ class TorchEngine:
 
     def run(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         """Interpolate; one float32 [1,3,H,W] for each sample, not clamped."""
-        self.flows = []
+        self.overruled, self.flows = [], []
         return [self._run_one(sample) for sample in samples]
 
     def _run_one(self, sample: Sample) -> np.ndarray:

@@ -20,6 +20,11 @@ _LAST = re.compile(r"block0\.lastconv(\.0)?\.weight")
 _RESIDUAL = re.compile(r"block0\.convblock\.0\.(conv|0)\.weight")
 
 
+# Parts of the training network, and of the second stage of 4.0 to 4.4, that forward never reads.
+# Source: the IFNet and RIFE classes of Practical-RIFE and ECCV2022-RIFE.
+EXTRAS = frozenset({"teacher", "caltime", "block_tea", "contextnet", "unet"})
+
+
 @dataclasses.dataclass(frozen=True)
 class Traits:
     """What the shapes of a state dict show.
@@ -114,7 +119,12 @@ def recognise(state: Mapping[str, torch.Tensor]) -> Architecture | None:
 
     Keys may have any prefix that ends in a dot (`module.`).
     """
-    shapes = {_without_prefix(name): tuple(tensor.shape) for name, tensor in state.items()}
+    shapes = {
+        _without_prefix(name): tuple(tensor.shape)
+        for name, tensor in state.items()
+        # A teacher has blocks of its own, which are of no interest here.
+        if not EXTRAS & set(name.split("."))
+    }
     traits = _read_traits(shapes)
     return next((one for one in ARCHITECTURES if one.traits == traits), None)
 

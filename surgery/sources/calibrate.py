@@ -39,7 +39,7 @@ INPUT_SEED = 20
 # Deviation of what a block adds to each component of the flow, in pixels: the first finds the
 # motion, later ones refine it, as in trained networks. Larger refinements would make the result
 # chaotic, and the smallest rounding visible.
-FIRST_FLOW, LATER_FLOW = 5.0, 1.0
+FIRST_FLOW, LATER_FLOW = 4.0, 1.0
 # The two directions differ in their means as well: x, y for the first frame, then the second.
 FIRST_MEANS = (2.0, 1.5, -2.0, -1.5)
 # An ensemble averages two nearly independent flows, which makes the mean smaller by sqrt(2).
@@ -226,12 +226,14 @@ def _calibrate_last(
     # Without a pixel shuffle the output is enlarged, and the flow multiplied, by 2 more.
     pixels = divisor * (1 if subpixels > 1 else 2)
     assert conv.bias is not None  # as in every stock source
+    # What counts is the deviation after the block has enlarged its output, which smooths it.
+    enlarged = torch.nn.functional.interpolate(raw, scale_factor=pixels, mode="bilinear")
     for channel in range(raw.shape[1]):
         mean, deviation = _wanted(channel, index, pixels)
         if ensemble:
             deviation *= ENSEMBLE_GAIN
         rows = slice(channel * subpixels, (channel + 1) * subpixels)
-        factor = _round(deviation / max(float(raw[0, channel].std()), LEAST_RAW))
+        factor = _round(deviation / max(float(enlarged[0, channel].std()), LEAST_RAW))
         conv.weight.data[:, rows] *= factor
         shift = mean - float(raw[0, channel].mean()) * factor
         conv.bias.data[rows] = conv.bias.data[rows] * factor + _round(shift)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from surgery.errors import CheckpointError
-from surgery.sources.architectures import recognise
+from surgery.sources.architectures import EXTRAS, recognise
 from surgery.sources.stock import StockNetwork
 
 State = dict[str, torch.Tensor]
@@ -23,9 +23,6 @@ SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
 DDP_PREFIX = "module."
 # Under which name training scripts save the state dict beside other things.
 WRAPPERS = ("state_dict", "model", "params")
-# Parts of the training network, and of the second stage of 4.0 to 4.4, that forward never reads.
-# Source: the IFNet and RIFE classes of Practical-RIFE and ECCV2022-RIFE.
-EXTRAS = ("teacher", "caltime", "block_tea", "contextnet", "unet")
 # How files begin that get taken for checkpoints.
 IMPOSTORS = {
     b"version https://git-lfs": "a Git LFS pointer; 'git lfs pull' fetches the file itself",
