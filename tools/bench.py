@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from benches import kernel
+from benches import convert, kernel, optimize
 
 
 class Command(Protocol):
@@ -22,7 +22,7 @@ class Command(Protocol):
         """Measure and report; the exit status is the verdict."""
 
 
-COMMANDS: dict[str, Command] = {"kernel": kernel}
+COMMANDS: dict[str, Command] = {"convert": convert, "kernel": kernel, "optimize": optimize}
 
 
 def main() -> int:
