@@ -12,10 +12,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgery.convert import convert, export, optimize, run, translate, validate
-    from surgery.demo import demo
+    from surgery.conversion import convert, export, optimize, run, translate, validate
+    from surgery.demonstration import demo
     from surgery.errors import SurgeryError
-    from surgery.ops_library import ops_library
+    from surgery.kernel_library import ops_library
 
 __all__ = [
     "SurgeryError",
@@ -31,13 +31,13 @@ __all__ = [
 
 _HOMES = {
     "SurgeryError": "surgery.errors",
-    "demo": "surgery.demo",
-    "ops_library": "surgery.ops_library",
+    "demo": "surgery.demonstration",
+    "ops_library": "surgery.kernel_library",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a verb when it is first used: torch and onnxruntime take seconds to load."""
+    """Import a name when it is first used: torch and onnxruntime take seconds to load."""
     if name not in __all__:
         raise AttributeError(f"module 'surgery' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES.get(name, "surgery.convert")), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "surgery.conversion")), name)

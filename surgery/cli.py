@@ -1,4 +1,4 @@
-"""The command line: one command for each verb of `surgery.convert`, and no logic of its own."""
+"""The command line: one command for each verb of `surgery.conversion`, and no logic of its own."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def export(
     force: ForceOption = False,
 ) -> None:
     """Export stock source and weights to ONNX."""
-    import surgery.convert as verbs
+    from surgery import conversion as verbs
 
     with _progress() as progress:
         model = verbs.export(
@@ -140,7 +140,7 @@ def optimize(
     force: ForceOption = False,
 ) -> None:
     """Rewrite a hub model: smaller and faster, computing the same."""
-    import surgery.convert as verbs
+    from surgery import conversion as verbs
 
     with _progress() as progress:
         edits = verbs.optimize(source, output, fast=fast, force=force, progress=progress)
@@ -158,7 +158,7 @@ def translate(
     force: ForceOption = False,
 ) -> None:
     """Translate a hub model to a model folder of rife-ncnn-vulkan."""
-    import surgery.convert as verbs
+    from surgery import conversion as verbs
 
     with _progress() as progress:
         made = verbs.translate(
@@ -191,7 +191,7 @@ def convert(
     force: ForceOption = False,
 ) -> None:
     """Convert a donor to a model folder, and prove that both compute the same."""
-    import surgery.convert as verbs
+    from surgery import conversion as verbs
 
     with _progress() as progress:
         made, validation = verbs.convert(
@@ -230,7 +230,7 @@ def validate(
     force: ForceOption = False,
 ) -> None:
     """Compare two forms of a model; exit status 1 when they differ."""
-    import surgery.convert as verbs
+    from surgery import conversion as verbs
     from surgery.output import write_file_atomically
 
     with _progress() as progress:
@@ -269,7 +269,7 @@ def run(
     force: ForceOption = False,
 ) -> None:
     """Compute the frame between two pictures."""
-    import surgery.convert as verbs
+    from surgery import conversion as verbs
 
     with _progress() as progress:
         verbs.run(
@@ -296,8 +296,8 @@ def demo(
     force: ForceOption = False,
 ) -> None:
     """Convert a stock network, prove it, and interpolate between two photographs."""
-    from surgery.demo import AMPLIFIED
-    from surgery.demo import demo as make_demo
+    from surgery.demonstration import AMPLIFIED
+    from surgery.demonstration import demo as make_demo
 
     with _progress() as progress:
         made = make_demo(output, force=force, progress=progress)

@@ -47,7 +47,7 @@ def write_file_atomically(path: Path, data: bytes | str, *, force: bool = False)
             file.flush()
             os.fsync(file.fileno())
         _refuse_taken(path, target, force, is_folder=False)
-        os.replace(temporary, target)
+        temporary.replace(target)
 
 
 @contextlib.contextmanager
@@ -94,17 +94,17 @@ def _is_precious(folder: Path) -> bool:
 
 def _move_folder(temporary: Path, target: Path) -> None:
     if not target.exists():
-        os.rename(temporary, target)
+        temporary.rename(target)
         return
     # A folder with content cannot be renamed over: the old one steps aside. Should the process die
     # between the two renames, the next write to this target puts the old one back.
     aside = _name_beside(target, _OLD)
     with _lock(target):
-        os.rename(target, aside)
+        target.rename(aside)
         try:
-            os.rename(temporary, target)
+            temporary.rename(target)
         except OSError:
-            os.rename(aside, target)
+            aside.rename(target)
             raise
         _remove(aside)
 
@@ -139,7 +139,7 @@ def _clear_leftovers(target: Path) -> None:
             continue
         with _lock(entry) as is_abandoned:
             if is_abandoned and match[1] == _OLD and not target.exists():
-                os.rename(entry, target)
+                entry.rename(target)
             elif is_abandoned:
                 _remove(entry)
 
@@ -164,7 +164,7 @@ def _lock(path: Path) -> Iterator[bool]:
 def _take(handle: int, path: Path) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(handle), os.stat(path))
+        return os.path.samestat(os.fstat(handle), path.stat())
     except OSError:
         return False
 

@@ -97,10 +97,23 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     assert _list(path.parent) == ["model"]
 
 
-def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "model") as temporary:
-        (temporary / "file").write_text("x")
+def _fail_while_writing(path: Path, force: bool = False) -> None:
+    old = _list(path) if path.exists() else None
+    with new_folder(path, force=force) as temporary:
+        (temporary / "new").touch()
+        assert (_list(path) if path.exists() else None) == old
         _ = 1 / 0
+
+
+def _let_another_take(path: Path) -> None:
+    with new_folder(path):
+        path.mkdir()
+        (path / "theirs").touch()
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        _fail_while_writing(tmp_path / "model")
     assert _list(tmp_path) == []
 
 
@@ -108,10 +121,8 @@ def test_the_old_folder_survives_a_failure_under_force(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.mkdir()
     (path / "old").touch()
-    with pytest.raises(ZeroDivisionError), new_folder(path, force=True) as temporary:
-        (temporary / "new").touch()
-        assert _list(path) == ["old"]
-        _ = 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        _fail_while_writing(path, force=True)
     assert _list(path) == ["old"]
     with new_folder(path, force=True) as temporary:
         (temporary / "new").touch()
@@ -130,9 +141,8 @@ def test_a_folder_that_is_taken_is_refused_before_the_work(tmp_path: Path) -> No
 
 def test_a_folder_that_is_taken_meanwhile_is_refused_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    with pytest.raises(OutputExists), new_folder(path):
-        path.mkdir()
-        (path / "theirs").touch()
+    with pytest.raises(OutputExists):
+        _let_another_take(path)
     assert _list(path) == ["theirs"]
     assert _list(tmp_path) == ["model"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from surgery.ops_library import ops_library
+from surgery.kernel_library import ops_library
 
 ROOT = Path(__file__).resolve().parent.parent
 DISTRIBUTION = "surgery-rife"

@@ -156,7 +156,7 @@ def refuse_timestep(metadata: HubMetadata, sample: Sample) -> None:
 def _find_library(kernel: Kernel) -> Path | None:
     if kernel == "function":
         return None
-    from surgery.ops_library import ops_library
+    from surgery.kernel_library import ops_library
 
     return ops_library()
 

@@ -92,6 +92,7 @@ class ParamId(enum.IntEnum):
     spec: ParamSpec
 
     def __new__(cls, spec: ParamSpec) -> Self:
+        """Make a member whose value is the wire number."""
         member = int.__new__(cls, spec.key)
         member._value_ = spec.key
         member.spec = spec

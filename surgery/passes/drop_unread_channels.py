@@ -39,7 +39,7 @@ def _drop(graph: gs.Graph, node: gs.Node, extents: dict[str, shapes.Extent]) -> 
     conv = node if node.op == "Conv" else edit.producer(node.inputs[0], "Conv")
     if conv is None or ops.read_conv(conv).group != 1:
         return False
-    if conv is not node and edit.sole_consumer(graph, conv.outputs[0]) is not node:
+    if conv is not node and not edit.is_read_only_by(graph, conv.outputs[0], node):
         log.debug("%s: refused: its convolution has other readers", node.name)
         return False
     channels = extents[output.name].channels

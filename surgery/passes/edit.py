@@ -31,6 +31,11 @@ def sole_consumer(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
     return tensor.outputs[0]
 
 
+def is_read_only_by(graph: gs.Graph, tensor: gs.Tensor, reader: gs.Node) -> bool:
+    """Tell whether `reader` is the only one that reads a tensor, which is no output either."""
+    return sole_consumer(graph, tensor) is reader
+
+
 def producer(tensor: gs.Tensor, *operators: str) -> gs.Node | None:
     """Return the node that makes a tensor, when it is one of `operators` (any when none given)."""
     if len(tensor.inputs) != 1:

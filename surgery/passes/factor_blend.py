@@ -29,7 +29,7 @@ def _factor(graph: gs.Graph, add: gs.Node) -> bool:
         return False
     products = [edit.producer(tensor, "Mul") for tensor in add.inputs]
     if any(
-        product is None or edit.sole_consumer(graph, product.outputs[0]) is not add
+        product is None or not edit.is_read_only_by(graph, product.outputs[0], add)
         for product in products
     ):
         return False
@@ -51,7 +51,7 @@ def _complemented(graph: gs.Graph, tensor: gs.Tensor, reader: gs.Node) -> gs.Ten
     sub = edit.producer(tensor, "Sub")
     if sub is None or ops.scalar(sub.inputs[0]) != 1.0:
         return None
-    if edit.sole_consumer(graph, tensor) is not reader:
+    if not edit.is_read_only_by(graph, tensor, reader):
         log.debug("%s: refused: 1-m has other readers", sub.name)
         return None
     return sub.inputs[1]

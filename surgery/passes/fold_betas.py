@@ -37,7 +37,7 @@ def _fold(graph: gs.Graph, mul: gs.Node) -> bool:
     if beta is None or beta.ndim < 3 or beta.size == 1 or beta.shape[-2:] != (1, 1):
         return False
     conv = edit.producer(mul.inputs[0], "Conv")
-    if conv is None or edit.sole_consumer(graph, conv.outputs[0]) is not mul:
+    if conv is None or not edit.is_read_only_by(graph, conv.outputs[0], mul):
         log.debug("%s: refused: not the only reader of a Conv", mul.name)
         return False
     weight = ops.constant(conv.inputs[1])

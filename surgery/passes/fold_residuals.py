@@ -47,7 +47,7 @@ def _fold(graph: gs.Graph, add: gs.Node) -> bool:
 
 
 def _refuse(graph: gs.Graph, conv: gs.Node, add: gs.Node) -> str:
-    if edit.sole_consumer(graph, conv.outputs[0]) is not add:
+    if not edit.is_read_only_by(graph, conv.outputs[0], add):
         return f"{conv.name} has other readers"
     spec = ops.read_conv(conv)
     height, width = spec.kernel

@@ -45,7 +45,7 @@ def fold_scales(model: HubModel) -> int:
 
 
 def _fold_before(graph: gs.Graph, mul: gs.Node, data: gs.Tensor, factor: float) -> bool:
-    if edit.sole_consumer(graph, data) is not mul:
+    if not edit.is_read_only_by(graph, data, mul):
         return False
     cut = edit.producer(data, "Slice")
     raw = cut.inputs[0] if cut is not None else data
@@ -53,10 +53,10 @@ def _fold_before(graph: gs.Graph, mul: gs.Node, data: gs.Tensor, factor: float) 
     conv = edit.producer(shuffle.inputs[0] if shuffle is not None else raw, "Conv", "ConvTranspose")
     if conv is None or ops.read_conv(conv).group != 1:
         return False
-    if shuffle is not None and edit.sole_consumer(graph, conv.outputs[0]) is not shuffle:
+    if shuffle is not None and not edit.is_read_only_by(graph, conv.outputs[0], shuffle):
         return False
     if cut is None:
-        if edit.sole_consumer(graph, raw) is not mul:
+        if not edit.is_read_only_by(graph, raw, mul):
             return False
         rows = slice(None)
     else:

@@ -35,7 +35,7 @@ def _merge(graph: gs.Graph, outer: gs.Node) -> bool:
     if inner is None or conv is None:
         return False
     if any(
-        edit.sole_consumer(graph, first.outputs[0]) is not second
+        not edit.is_read_only_by(graph, first.outputs[0], second)
         for first, second in ((conv, inner), (inner, outer))
     ):
         log.debug("%s: refused: something else reads in between", outer.name)
@@ -61,4 +61,5 @@ def _order(channels: int, p: int, q: int) -> np.ndarray:
     the channel is ((c, k, l), i, j) there, and (c, (i, k), (j, l)) for the single one.
     """
     order = np.arange(channels).reshape(-1, q, q, p, p)
-    return order.transpose(0, 3, 1, 4, 2).reshape(-1)
+    flat: np.ndarray = order.transpose(0, 3, 1, 4, 2).reshape(-1)
+    return flat

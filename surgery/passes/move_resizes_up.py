@@ -40,7 +40,7 @@ def _move(graph: gs.Graph, resize: gs.Node) -> bool:
     if not (spec.scale_h < 1.0 and spec.scale_w < 1.0):
         log.debug("%s: refused: it enlarges, and would do so once for each part", resize.name)
         return False
-    if edit.sole_consumer(graph, concat.outputs[0]) is not resize:
+    if not edit.is_read_only_by(graph, concat.outputs[0], resize):
         log.debug("%s: refused: the Concat has other readers", resize.name)
         return False
     parts = [

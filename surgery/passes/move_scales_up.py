@@ -38,7 +38,7 @@ def _move(graph: gs.Graph, mul: gs.Node) -> bool:
     if not (spec.is_plain_bilinear and spec.scale_h > 1.0 and spec.scale_w > 1.0):
         log.debug("%s: refused: %s does not enlarge bilinearly", mul.name, resize.name)
         return False
-    if edit.sole_consumer(graph, resize.outputs[0]) is not mul:
+    if not edit.is_read_only_by(graph, resize.outputs[0], mul):
         log.debug("%s: refused: %s has other readers", mul.name, resize.name)
         return False
     inputs = list(mul.inputs)

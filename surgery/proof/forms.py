@@ -28,7 +28,7 @@ from surgery.proof.tolerances import Tolerance
 if TYPE_CHECKING:
     import onnx
 
-    from surgery.convert import OpenDonor
+    from surgery.sources.open_donor import OpenDonor
 
 FACTS_FILE = "surgery.json"
 # A block halves its input twice below its resize.

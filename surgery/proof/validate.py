@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-    from surgery.convert import OpenDonor
+    from surgery.sources.open_donor import OpenDonor
     from surgery.targets.make_ncnn import NcnnModel
 
 Progress = Callable[[str], None]
@@ -307,7 +307,7 @@ def _write(made: NcnnModel, folder: Path) -> Path:
 
 def _proving_engines() -> tuple[str, ...]:
     """The kernel where it was built; the function body alone otherwise, which computes the same."""
-    from surgery.ops_library import ops_library
+    from surgery.kernel_library import ops_library
 
     try:
         ops_library()

@@ -92,7 +92,7 @@ def _describe_decision(frame: FrameType, asked: torch.Tensor) -> Decision:
 
 
 def _has_data(tensor: torch.Tensor) -> bool:
-    is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    is_traced = torch.jit.is_tracing()
     return not (is_traced or torch.compiler.is_compiling() or tensor.is_meta)
 
 

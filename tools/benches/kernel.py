@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from benches import timing
 from surgery.hub import warp
-from surgery.ops_library import ops_library
+from surgery.kernel_library import ops_library
 from surgery.proof.tolerances import KERNEL_FP32
 
 Float32Array = npt.NDArray[np.float32]

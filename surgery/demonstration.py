@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.convert import Weights, convert, open_donor
+from surgery.conversion import convert
 from surgery.engines import Engine, Sample
 from surgery.engines.frames import to_8bit
 from surgery.errors import EngineError
 from surgery.output import new_folder
 from surgery.proof.compare import Comparison, compare
 from surgery.proof.inputs import KnownSample, make_photo_samples
+from surgery.sources.open_donor import Weights, open_donor
 
 if TYPE_CHECKING:
     import numpy as np

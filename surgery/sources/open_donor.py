@@ -1,0 +1,79 @@
+"""Open a donor: find its source, build its unmodified network and fill it with weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surgery.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+    from surgery.sources.stock import Donor, StockNetwork
+
+RANDOM = "random, seed {}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Where a donor's weights come from: a checkpoint, or calibrated random ones for tests."""
+
+    path: Path | None = None
+    random_seed: int | None = None
+
+    def require(self) -> None:
+        """Refuse to go on without exactly one source of weights.
+
+        Raises:
+            CheckpointError: none or both are given.
+        """
+        if (self.path is None) == (self.random_seed is None):
+            raise CheckpointError(
+                "a donor needs weights: give --weights FILE (a .pkl, .pth, .pt or .safetensors), "
+                "or --random-weights SEED for a test; one of the two"
+            )
+
+    @property
+    def label(self) -> str:
+        """What metadata says about the origin; a file's name, never its path."""
+        return self.path.name if self.path else RANDOM.format(self.random_seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenDonor:
+    """A donor with its weights: the untouched network for reference, and what it was made of."""
+
+    donor: Donor
+    weights: Weights
+    state: dict[str, torch.Tensor]
+    network: StockNetwork
+    scale: float
+    dropped: tuple[str, ...]
+
+
+def open_donor(
+    text: str, weights: Weights, *, scale: float = 1.0, ensemble: bool = False
+) -> OpenDonor:
+    """Find a donor, construct its unmodified network and fill it with weights.
+
+    Raises:
+        DonorError: the donor, its scale or its ensemble is not to be had.
+        CheckpointError: there are no weights, or they do not fit.
+    """
+    from surgery.sources import checkpoint, stock
+
+    donor = stock.find_donor(text)
+    weights.require()
+    network = stock.build_network(donor, scale=scale, ensemble=ensemble)
+    if weights.path is not None:
+        state = checkpoint.read_checkpoint(weights.path)
+    else:
+        from surgery.sources.calibrate import calibrated_weights
+
+        assert weights.random_seed is not None  # require() has seen to it
+        state = calibrated_weights(donor, weights.random_seed, scale=scale, ensemble=ensemble)
+    report = checkpoint.load_into(network.net, state)
+    state = {name: tensor.clone() for name, tensor in network.net.state_dict().items()}
+    return OpenDonor(donor, weights, state, network, scale, report.dropped)
