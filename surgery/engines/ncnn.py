@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 WORKER = "surgery.engines.ncnn_worker"
+# All blobs of the largest RIFE take 1.5 GB at this size.
+RANGED_PIXELS = 512 * 512
 
 
 class NcnnEngine:
@@ -29,6 +31,9 @@ class NcnnEngine:
 
     Attributes:
         name: what messages and reports call the engine.
+        largest: the largest magnitude in every blob, infinite where a value is not finite; of the
+            last run's smallest frame, and empty unless `ranges` was asked for and that frame has
+            no more than RANGED_PIXELS.
     """
 
     def __init__(
@@ -38,11 +43,13 @@ class NcnnEngine:
         *,
         threads: int = 2,
         blobs: Sequence[str] = (),
+        ranges: bool = False,
         time_limit: float = 600.0,
     ) -> None:
         """Prepare; every run loads the model anew.
 
-        `padding` is the model's, in pixels; `blobs` are extracted beside the frames, for `record`.
+        `padding` is the model's, in pixels; `blobs` are extracted beside the frames, for `record`;
+        `ranges` asks for `largest`.
 
         Units: time_limit in seconds, for all samples of a run together.
 
@@ -54,6 +61,8 @@ class NcnnEngine:
         self._padding = padding
         self._threads = threads
         self._blobs = tuple(blobs)
+        self._ranges = ranges
+        self.largest: dict[str, float] = {}
         self._time_limit = time_limit
 
     def run(self, samples: Sequence[Sample]) -> list[np.ndarray]:
@@ -81,11 +90,22 @@ class NcnnEngine:
             "bin": str(self._files[1]),
             "threads": self._threads,
             "blobs": [V4_OUTPUT, *self._blobs],
+            "ranged": _choose_smallest(samples) if self._ranges else None,
         }
         outcome = run_worker(
             WORKER, Task(facts, arrays), engine=self.name, time_limit=self._time_limit
         )
+        self.largest = dict(outcome.facts["largest"])
         return read_recording(outcome, samples, self.name, V4_OUTPUT, self._blobs)
+
+
+def _choose_smallest(samples: Sequence[Sample]) -> int | None:
+    """Which sample's blobs all fit into memory at once; None where none does for sure."""
+    if not samples:
+        return None
+    index = min(range(len(samples)), key=lambda one: samples[one].in0.size)
+    height, width = samples[index].in0.shape[-2:]
+    return index if height * width <= RANGED_PIXELS else None
 
 
 def find_files(folder: Path) -> tuple[Path, Path]:

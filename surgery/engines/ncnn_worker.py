@@ -69,28 +69,53 @@ def run_network(task: Task) -> Outcome:
     Raises:
         EngineError: ncnn refuses the files, or the graph lacks a blob.
     """
-    factory = WarpFactory()
-    network = ncnn.Net()
-    network.register_custom_layer(WARP_LAYER, factory.create, factory.destroy)
-    _set_options(network.opt, task.facts)
     load_start = time.perf_counter()
-    _load(network, task.facts)
+    network, _factory = open_network(task.facts)
     load_seconds = time.perf_counter() - load_start
     inputs = _find_inputs(network)
     arrays: dict[str, np.ndarray] = {}
     seconds = []
+    largest: dict[str, float] = {}
     for index in range(task.facts["samples"]):
         feed = {name: task.arrays[name_array(index, name)] for name in inputs}
         start = time.perf_counter()
         blobs = _run_once(network, feed, task.facts["blobs"])
         seconds.append(time.perf_counter() - start)
         arrays |= {name_array(index, name): blob for name, blob in blobs.items()}
+        if index == task.facts.get("ranged"):
+            largest = _measure_ranges(network, feed)
     facts = {
         "seconds": seconds,
         "load_seconds": load_seconds,
         "peak_bytes": measure_peak_bytes(),
+        "largest": largest,
     }
     return Outcome(facts, arrays)
+
+
+def open_network(facts: Mapping[str, Any]) -> tuple[Any, WarpFactory]:
+    """Load the files that the facts name; the factory has to live as long as the network.
+
+    Raises:
+        EngineError: ncnn refuses the files.
+    """
+    factory = WarpFactory()
+    network = ncnn.Net()
+    network.register_custom_layer(WARP_LAYER, factory.create, factory.destroy)
+    _set_options(network.opt, facts)
+    _load(network, facts)
+    return network, factory
+
+
+def _measure_ranges(network: Any, feed: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The largest magnitude in every blob; infinite where a value is not finite."""
+    planes = {name: np.ascontiguousarray(array[0]) for name, array in feed.items()}
+    extractor = make_extractor(network, planes)
+    largest = {}
+    for blob in network.blobs():
+        reached = float(np.abs(extract_blob(extractor, blob.name)).max())
+        largest[blob.name] = reached if np.isfinite(reached) else float("inf")
+    return largest
 
 
 def _set_options(option: Any, facts: Mapping[str, Any]) -> None:
@@ -98,8 +123,6 @@ def _set_options(option: Any, facts: Mapping[str, Any]) -> None:
         setattr(option, name, False)
     option.use_vulkan_compute = False
     option.num_threads = facts["threads"]
-    # The light mode frees a blob after its last reader, and asking for it then is fatal.
-    option.lightmode = len(facts["blobs"]) == 1
 
 
 def _load(network: Any, facts: Mapping[str, Any]) -> None:
@@ -123,15 +146,30 @@ def _find_inputs(network: Any) -> list[str]:
 def _run_once(
     network: Any, feed: Mapping[str, np.ndarray], blobs: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    # A Mat made from an array points into it, so the arrays outlive the extractor.
     planes = {name: np.ascontiguousarray(array[0]) for name, array in feed.items()}
+    extractor = make_extractor(network, planes, light=len(blobs) == 1)
+    return {name: extract_blob(extractor, name) for name in blobs}
+
+
+def make_extractor(network: Any, planes: Mapping[str, np.ndarray], *, light: bool = False) -> Any:
+    """Start a run from any blobs; `planes` are [C,H,W], contiguous, and outlive the run.
+
+    The light mode frees a blob after its last reader, and asking for it then is fatal.
+    """
     extractor = network.create_extractor()
+    extractor.set_light_mode(light)
     for name, array in planes.items():
+        # A Mat made from an array points into it.
         extractor.input(name, ncnn.Mat(array))
-    return {name: _extract(extractor, name) for name in blobs}
+    return extractor
 
 
-def _extract(extractor: Any, name: str) -> np.ndarray:
+def extract_blob(extractor: Any, name: str) -> np.ndarray:
+    """Compute a blob, as float32 with a batch axis.
+
+    Raises:
+        EngineError: ncnn does not compute it.
+    """
     code, blob = extractor.extract(name)
     if code != 0 or blob.empty():
         raise EngineError(f"it does not compute blob {name} (code {code})")

@@ -218,7 +218,7 @@ class FolderForm(Form):
         if name == "ncnn":
             from surgery.engines.ncnn import NcnnEngine
 
-            return NcnnEngine(self.folder, self.padding)
+            return NcnnEngine(self.folder, self.padding, ranges=True)
         from surgery.engines.rife_ncnn_vulkan import CPU, RifeNcnnVulkanEngine
 
         gpu = CPU if name == "rife-ncnn-vulkan-cpu" else 0

@@ -14,6 +14,7 @@ from surgery.errors import EngineError, KernelMissing, ProofFailed
 from surgery.proof.compare import Comparison, Verdict, compare, judge
 from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
 from surgery.proof.inputs import make_samples
+from surgery.proof.ranges import find_overflows
 from surgery.proof.statistics import measure_flows, too_small
 from surgery.proof.structure import Finding
 from surgery.proof.tolerances import PROVING_FLOW, Tolerance
@@ -61,7 +62,7 @@ class Validation:
     Attributes:
         reference: what everything was compared with.
         rows: the comparisons.
-        findings: faults of structure, each with the form it was found in.
+        findings: faults of structure and blobs beyond fp16, each with the form it was found in.
         warnings: what weakens the verdict without changing it: engines that are not installed,
             flows too small to prove a warp, branches that the donor alone would have taken.
     """
@@ -214,7 +215,11 @@ class _Contest:
         against, truth = self._find_truth(form, name)
         tolerance = form.tolerance(name)
         engine = form.make_engine(name)
-        for sample, wanted, found in zip(self._samples, truth, self._run(engine), strict=True):
+        frames = self._run(engine)
+        # Only ncnn measures its blobs.
+        overflows = find_overflows(getattr(engine, "largest", {}))
+        self.validation.findings += [(form.label, overflow) for overflow in overflows]
+        for sample, wanted, found in zip(self._samples, truth, frames, strict=True):
             comparison = compare(wanted, found)
             height, width = sample.in0.shape[-2:]
             self.validation.rows.append(

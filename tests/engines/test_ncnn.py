@@ -129,3 +129,24 @@ def replace_text(folder: Path, old: str, new: str) -> None:
     text = param.read_text()
     assert old in text
     param.write_text(text.replace(old, new))
+
+
+def test_the_largest_magnitude_of_every_blob_is_measured_when_asked_for(
+    folder: Path, make_sample: MakeSample
+) -> None:
+    # The smallest frame is the one that is measured.
+    samples = [make_sample(64, 64), make_sample(20, 20)]
+    engine = NcnnEngine(folder, PADDING, blobs=("flow0", "flow"), ranges=True)
+    blobs = engine.record(samples).blobs[1]
+    assert {"in0", "x", "flow0", "flow", "out0"} <= set(engine.largest)
+    for name, blob in blobs.items():
+        assert engine.largest[name] == float(abs(blob).max())
+    plain = NcnnEngine(folder, PADDING)
+    plain.run(samples)
+    assert plain.largest == {}
+
+
+def test_large_frames_are_not_measured(folder: Path, make_sample: MakeSample) -> None:
+    engine = NcnnEngine(folder, PADDING, ranges=True)
+    engine.run([make_sample(520, 512)])
+    assert engine.largest == {}
