@@ -1,0 +1,1 @@
+"""The commands of `tools/check.py`, one module each."""
