@@ -152,15 +152,16 @@ def _run_once(
 
 
 def make_extractor(network: Any, planes: Mapping[str, np.ndarray], *, light: bool = False) -> Any:
-    """Start a run from any blobs; `planes` are [C,H,W], contiguous, and outlive the run.
+    """Start a run from any blobs; `planes` are [C,H,W] and contiguous.
 
     The light mode frees a blob after its last reader, and asking for it then is fatal.
     """
     extractor = network.create_extractor()
     extractor.set_light_mode(light)
     for name, array in planes.items():
-        # A Mat made from an array points into it.
-        extractor.input(name, ncnn.Mat(array))
+        # A Mat made from an array counts no references, and a layer that works in place then
+        # crashes in the light mode (release 20261020); a clone counts them.
+        extractor.input(name, ncnn.Mat(array).clone())
     return extractor
 
 

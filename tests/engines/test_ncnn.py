@@ -12,6 +12,9 @@ from surgery.engines import Sample
 from surgery.engines.frames import network_inputs
 from surgery.engines.ncnn import NcnnEngine
 from surgery.errors import EngineError
+from surgery.formats.ncnn_folder import write_model
+from surgery.formats.ncnn_layers import BinaryOp, ParamValue
+from surgery.formats.ncnn_param import Layer
 from surgery.proof.tolerances import KERNEL_FP32
 
 if TYPE_CHECKING:
@@ -150,3 +153,16 @@ def test_large_frames_are_not_measured(folder: Path, make_sample: MakeSample) ->
     engine = NcnnEngine(folder, PADDING, ranges=True)
     engine.run([make_sample(520, 512)])
     assert engine.largest == {}
+
+
+def test_a_layer_that_works_in_place_may_read_an_input(
+    tmp_path: Path, network: TinyNetwork, make_sample: MakeSample
+) -> None:
+    graph = network.make_ncnn()
+    scaled: dict[int, ParamValue] = {BinaryOp.OP_TYPE: 2, BinaryOp.WITH_SCALAR: 1, BinaryOp.B: 1.0}
+    graph.layers.insert(4, Layer("BinaryOp", "scaled", ["in0_warped"], ["scaled"], scaled))
+    graph.layers[-1].inputs[0] = "scaled"
+    write_model(tmp_path / "model", graph, fp16=False)
+    sample = make_sample(40, 50)
+    (frame,) = NcnnEngine(tmp_path / "model", PADDING).run([sample])
+    assert KERNEL_FP32.accepts(float(abs(frame - network.compute_frame(sample)).max()))
