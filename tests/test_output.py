@@ -49,6 +49,17 @@ def test_a_file_is_written_with_its_parents(tmp_path: Path) -> None:
     assert _list(path.parent) == ["b.txt"]
 
 
+def test_parents_go_with_an_output_that_never_came(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    with (
+        pytest.raises(ValueError, match="no model"),
+        new_folder(tmp_path / "kept" / "a" / "b" / "model"),
+    ):
+        raise ValueError("no model")
+    assert _list(tmp_path) == ["kept"]
+    assert _list(tmp_path / "kept") == []
+
+
 def test_a_file_is_replaced_only_by_force(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")

@@ -203,9 +203,18 @@ class FolderForm(Form):
     more_engines = ("rife-ncnn-vulkan-cpu", "rife-ncnn-vulkan-gpu")
 
     def __init__(self, folder: Path) -> None:
-        """Read a model folder."""
+        """Read a model folder.
+
+        Raises:
+            FormatError: there is none, or a file of it breaks its format.
+        """
+        if not folder.is_dir():
+            raise FormatError(
+                f"{folder}: no such folder; a model folder, with {NETWORK}.param and "
+                f"{NETWORK}.bin in it, is expected"
+            )
         self.folder = folder
-        self.label = folder.name
+        self.label = folder.resolve().name
         self.graph, self._read = read_model(folder)
         self.facts = read_facts(folder)
         model_facts: Mapping[str, Any] = self.facts.get("model", {})

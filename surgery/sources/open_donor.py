@@ -29,10 +29,14 @@ class Weights:
         Raises:
             CheckpointError: none or both are given.
         """
-        if (self.path is None) == (self.random_seed is None):
+        if self.path is not None and self.random_seed is not None:
+            raise CheckpointError(
+                "both --weights and --random-weights are given; one of the two is accepted"
+            )
+        if self.path is None and self.random_seed is None:
             raise CheckpointError(
                 "a donor needs weights: give --weights FILE (a .pkl, .pth, .pt or .safetensors), "
-                "or --random-weights SEED for a test; one of the two"
+                "or --random-weights SEED for a test"
             )
 
     @property
