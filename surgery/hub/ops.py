@@ -105,7 +105,7 @@ def scaled_operand(node: gs.Node) -> int | None:
 
 
 def read_conv(node: gs.Node) -> ConvSpec:
-    """Read a Conv or ConvTranspose whose weight is a constant of rank 4.
+    """Read a Conv or ConvTranspose whose weight is a constant of rank 4, and its bias too.
 
     Raises:
         ValueError: the node is not a plain two-dimensional convolution.
@@ -113,6 +113,9 @@ def read_conv(node: gs.Node) -> ConvSpec:
     weight = constant(node.inputs[1])
     if weight is None or weight.ndim != 4:
         raise ValueError("weight is not a constant of rank 4")
+    bias = optional_input(node, 2)
+    if bias is not None and constant(bias) is None:
+        raise ValueError("bias is computed; a constant is accepted")
     auto_pad = node.attrs.get("auto_pad", "NOTSET")
     if auto_pad not in ("NOTSET", "VALID"):
         raise ValueError(f"auto_pad={auto_pad}; explicit pads are accepted")
@@ -134,18 +137,26 @@ def read_resize(node: gs.Node) -> ResizeSpec:
     """Read a Resize by constant scales of rank 4.
 
     Raises:
-        ValueError: sizes are given instead, or batch or channels are resized.
+        ValueError: sizes are given instead, batch or channels are resized, or the scales mean
+            something else (other axes, a region of interest).
     """
     scales = constant(optional_input(node, 2))
     if scales is None or scales.shape != (4,):
         raise ValueError("scales are not a constant of four numbers")
     if scales[0] != 1 or scales[1] != 1:
         raise ValueError(f"scales={scales.tolist()}; batch and channels must keep their size")
+    if not (np.isfinite(scales).all() and scales.min() > 0):
+        raise ValueError(f"scales={scales.tolist()}; factors above 0 are accepted")
+    if list(node.attrs.get("axes") or range(4)) != [0, 1, 2, 3]:
+        raise ValueError(f"axes={list(node.attrs['axes'])}; all four in order are accepted")
+    coordinates = str(node.attrs.get("coordinate_transformation_mode", "half_pixel"))
+    if coordinates == "tf_crop_and_resize":
+        raise ValueError(f"{coordinates}; a Resize of the whole picture is accepted")
     return ResizeSpec(
         scale_h=float(scales[2]),
         scale_w=float(scales[3]),
         mode=str(node.attrs.get("mode", "nearest")),
-        coordinates=str(node.attrs.get("coordinate_transformation_mode", "half_pixel")),
+        coordinates=coordinates,
         antialias=bool(node.attrs.get("antialias", 0)),
     )
 
@@ -171,11 +182,36 @@ def read_slice(node: gs.Node) -> SliceSpec:
     )
 
 
+def channel_range(node: gs.Node, channels: int) -> tuple[int, int]:
+    """Return start and end of a Slice of so many channels, both counted from the front.
+
+    Raises:
+        ValueError: as `read_slice`, or another axis is sliced.
+    """
+    spec = read_slice(node)
+    if spec.axis not in (CHANNEL_AXIS, CHANNEL_AXIS - 4):
+        raise ValueError(f"axis={spec.axis}; slices of channels are accepted")
+    start, end, _ = slice(spec.start, spec.end).indices(channels)
+    return start, end
+
+
 def clip_bounds(node: gs.Node) -> tuple[float, float]:
-    """Return the bounds of a Clip; an absent one is infinite."""
-    low = scalar(optional_input(node, 1))
-    high = scalar(optional_input(node, 2))
-    return (-np.inf if low is None else low, np.inf if high is None else high)
+    """Return the bounds of a Clip; an absent one is infinite.
+
+    Raises:
+        ValueError: a bound is computed.
+    """
+    return (_clip_bound(node, 1, -np.inf), _clip_bound(node, 2, np.inf))
+
+
+def _clip_bound(node: gs.Node, index: int, absent: float) -> float:
+    tensor = optional_input(node, index)
+    if tensor is None:
+        return absent
+    bound = scalar(tensor)
+    if bound is None:
+        raise ValueError("a bound is computed; constants are accepted")
+    return bound
 
 
 def leaky_slope(node: gs.Node) -> float:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from surgery.errors import HubError
 from surgery.hub import ops
 
@@ -56,6 +58,8 @@ def infer_extents(graph: gs.Graph) -> dict[str, Extent]:
         if rule is None:
             raise HubError(f"{node.name}: {key}; a hub model is made of {', '.join(RULES)}")
         operands = [extents[t.name] for t in ops.data_inputs(node)]
+        if not operands:
+            raise HubError(f"{node.name}: {key} of constants alone; fold it into one constant")
         try:
             extents[node.outputs[0].name] = rule(node, operands)
         except ValueError as error:
@@ -79,11 +83,25 @@ def _broadcast(node: gs.Node, operands: list[Extent]) -> Extent:
     channels = max(extent.channels for extent in operands)
     for tensor in node.inputs:
         array = ops.constant(tensor)
-        if array is not None and array.ndim >= 3:
-            channels = max(channels, array.shape[-3])
+        if array is not None:
+            channels = max(channels, _constant_channels(array))
     if any(extent.channels not in (1, channels) for extent in operands):
         raise ValueError(f"channels {[extent.channels for extent in operands]} do not broadcast")
     return dataclasses.replace(operands[0], channels=channels)
+
+
+def _constant_channels(array: np.ndarray) -> int:
+    """Channels of a constant that is a number, or one for each channel."""
+    if array.ndim > 4 or array.size != (array.shape[-3] if array.ndim >= 3 else 1):
+        raise ValueError(
+            f"a constant of shape {list(array.shape)}; one number, or [1,C,1,1], is accepted"
+        )
+    return int(array.size)
+
+
+def _clip(node: gs.Node, operands: list[Extent]) -> Extent:
+    ops.clip_bounds(node)  # refuses computed ones
+    return operands[0]
 
 
 def _conv(node: gs.Node, operands: list[Extent]) -> Extent:
@@ -94,6 +112,14 @@ def _conv(node: gs.Node, operands: list[Extent]) -> Extent:
         raise ValueError(
             f"{operands[0].channels} channels go into weights for {weight.shape[1] * spec.group}"
         )
+    for kernel, dilation, stride, padded in _sides(spec):
+        # floor((size + padded - reach - 1) / stride) + 1 is size / stride for these alone.
+        reach = dilation * (kernel - 1)
+        if not reach + 1 - stride <= padded <= reach:
+            raise ValueError(
+                f"kernel {kernel}, stride {stride}, dilation {dilation} with padding {padded} in "
+                f"all; {reach + 1 - stride} to {reach}, which gives size / stride, is accepted"
+            )
     halves = Fraction(1, spec.strides[0]), Fraction(1, spec.strides[1])
     return dataclasses.replace(operands[0].scaled(*halves), channels=int(weight.shape[0]))
 
@@ -104,29 +130,46 @@ def _conv_transpose(node: gs.Node, operands: list[Extent]) -> Extent:
     assert weight is not None  # read_conv has checked it
     if operands[0].channels != weight.shape[0]:
         raise ValueError(f"{operands[0].channels} channels go into weights for {weight.shape[0]}")
+    for (kernel, dilation, stride, padded), extra in zip(
+        _sides(spec), spec.output_padding, strict=True
+    ):
+        if dilation * (kernel - 1) + 1 + extra - padded != stride:
+            raise ValueError(
+                f"kernel {kernel}, stride {stride}, dilation {dilation} with padding {padded} in "
+                "all gives another size than size * stride"
+            )
     grown = operands[0].scaled(Fraction(spec.strides[0]), Fraction(spec.strides[1]))
     return dataclasses.replace(grown, channels=int(weight.shape[1]) * spec.group)
 
 
+def _sides(spec: ops.ConvSpec) -> list[tuple[int, int, int, int]]:
+    """Kernel, dilation, stride and padding in all, of height and of width."""
+    top, left, bottom, right = spec.pads
+    padded = (top + bottom, left + right)
+    return list(zip(spec.kernel, spec.dilations, spec.strides, padded, strict=True))
+
+
 def _resize(node: gs.Node, operands: list[Extent]) -> Extent:
     spec = ops.read_resize(node)
-    return operands[0].scaled(exact_fraction(spec.scale_h), exact_fraction(spec.scale_w))
+    factors = exact_fraction(spec.scale_h), exact_fraction(spec.scale_w)
+    if not all(factors):
+        raise ValueError(f"scales {spec.scale_h:g} x {spec.scale_w:g} leave nothing")
+    return operands[0].scaled(*factors)
 
 
 def _slice(node: gs.Node, operands: list[Extent]) -> Extent:
-    spec = ops.read_slice(node)
-    if spec.axis not in (ops.CHANNEL_AXIS, ops.CHANNEL_AXIS - 4):
-        raise ValueError(f"axis={spec.axis}; slices of channels are accepted")
     channels = operands[0].channels
-    start, end, _ = slice(spec.start, spec.end).indices(channels)
+    start, end = ops.channel_range(node, channels)
     if end <= start:
-        raise ValueError(f"[{spec.start}:{spec.end}] of {channels} channels is empty")
+        raise ValueError(f"[{start}:{end}] of {channels} channels is empty")
     return dataclasses.replace(operands[0], channels=end - start)
 
 
 def _concat(node: gs.Node, operands: list[Extent]) -> Extent:
     if ops.concat_axis(node) != ops.CHANNEL_AXIS:
         raise ValueError(f"axis={node.attrs['axis']}; concatenation of channels is accepted")
+    if len(operands) != len(node.inputs):
+        raise ValueError("an operand is a constant, whose size is fixed")
     if len({(extent.height, extent.width) for extent in operands}) > 1:
         raise ValueError("operands of different sizes")
     return dataclasses.replace(operands[0], channels=sum(e.channels for e in operands))
@@ -152,7 +195,7 @@ def _warp(node: gs.Node, operands: list[Extent]) -> Extent:
 
 RULES: dict[str, Rule] = {
     "Add": _broadcast,
-    "Clip": _same,
+    "Clip": _clip,
     "Concat": _concat,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,

@@ -44,6 +44,9 @@ def _compose(graph: gs.Graph, down: gs.Node) -> bool:
     if scale is None:
         log.debug("%s: refused: not the same function as one Resize of %s", down.name, up.name)
         return False
+    if edit.is_output(graph, down.outputs[0]):
+        log.debug("%s: refused: it makes an output of the graph", down.name)
+        return False
     name = edit.free_name(graph, down.name)
     scales = edit.make_constant(f"{name}.scales", np.asarray([1, 1, scale, scale], np.float32))
     output = edit.add_node(graph, name, "Resize", [up.inputs[0], up.inputs[1], scales], up.attrs)

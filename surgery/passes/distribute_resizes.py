@@ -39,13 +39,19 @@ def distribute_resizes(model: HubModel) -> int:
 def _distribute(graph: gs.Graph, down: gs.Node, extents: dict[str, shapes.Extent]) -> bool:
     if edit.producer(down.inputs[0], "Add") is None:
         return False
+    if edit.is_output(graph, down.outputs[0]):
+        log.debug("%s: refused: it makes an output of the graph", down.name)
+        return False
     terms = _terms(down.inputs[0])
     ups = [edit.producer(term, "Resize") for term in terms]
     spec = ops.read_resize(down)
     if any(up is None or composed_scale(ops.read_resize(up), spec) is None for up in ups):
         log.debug("%s: refused: not every term is an enlargement that composes", down.name)
         return False
-    sources = [extents[up.inputs[0].name] for up in ups if up is not None]
+    originals = [up.inputs[0].name for up in ups if up is not None]
+    if any(name not in extents for name in originals):  # made a moment ago; the next run meets it
+        return False
+    sources = [extents[name] for name in originals]
     if not _pays(extents[down.inputs[0].name], extents[down.outputs[0].name], sources):
         log.debug("%s: refused: %d terms would move more bytes", down.name, len(terms))
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from surgery.hub import ops
@@ -9,6 +10,8 @@ from surgery.passes import edit
 
 if TYPE_CHECKING:
     from surgery.hub.model import HubModel
+
+log = logging.getLogger(__name__)
 
 FRAMES = ("in0", "in1")
 
@@ -24,6 +27,10 @@ def drop_input_clips(model: HubModel) -> int:
         if node.op != "Clip" or node.inputs[0].name not in FRAMES:
             continue
         low, high = ops.clip_bounds(node)
-        if low <= 0.0 and high >= 1.0:
-            dropped += edit.bypass(model.graph, node, node.inputs[0])
+        if low > 0.0 or high < 1.0:
+            log.debug("%s: refused: it clips to %g..%g", node.name, low, high)
+        elif edit.bypass(model.graph, node, node.inputs[0]):
+            dropped += 1
+        else:
+            log.debug("%s: refused: it makes an output of the graph", node.name)
     return dropped

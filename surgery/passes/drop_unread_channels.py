@@ -9,7 +9,6 @@ import numpy as np
 
 from surgery.hub import ops, shapes
 from surgery.passes import edit
-from surgery.passes.move_slices_up import add_slice
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -37,33 +36,26 @@ def _drop(graph: gs.Graph, node: gs.Node, extents: dict[str, shapes.Extent]) -> 
     if any(reader.op != "Slice" for reader in output.outputs):
         return False
     conv = node if node.op == "Conv" else edit.producer(node.inputs[0], "Conv")
-    if conv is None or ops.read_conv(conv).group != 1:
+    if conv is None:
+        return False
+    if ops.read_conv(conv).group != 1:
+        log.debug("%s: refused: %s has groups", node.name, conv.name)
         return False
     if conv is not node and not edit.is_read_only_by(graph, conv.outputs[0], node):
         log.debug("%s: refused: its convolution has other readers", node.name)
         return False
     channels = extents[output.name].channels
+    # A list of their own: a Slice that is changed moves to the end of its input's readers.
+    readers = list(output.outputs)
+    ranges = [ops.channel_range(reader, channels) for reader in readers]
     read = np.zeros(channels, bool)
-    for reader in output.outputs:
-        read[_range(reader)] = True
+    for start, end in ranges:
+        read[start:end] = True
     if read.all():
         return False
-    _keep(graph, conv, node, np.flatnonzero(read))
-    return True
-
-
-def _range(reader: gs.Node) -> slice:
-    spec = ops.read_slice(reader)
-    return slice(spec.start, spec.end)
-
-
-def _keep(graph: gs.Graph, conv: gs.Node, node: gs.Node, kept: np.ndarray) -> None:
+    kept = np.flatnonzero(read)
     block = 1 if conv is node else ops.pixel_shuffle_factor(node) ** 2
-    rows = (kept[:, np.newaxis] * block + np.arange(block)).reshape(-1)
-    edit.select_output_channels(conv, rows)
-    for reader in list(node.outputs[0].outputs):
-        taken = _range(reader)
-        start = int(np.searchsorted(kept, taken.start))
-        end = int(np.searchsorted(kept, taken.stop))
-        moved = add_slice(graph, reader.name, node.outputs[0], start, end)
-        edit.bypass(graph, reader, moved)
+    edit.select_output_channels(conv, (kept[:, np.newaxis] * block + np.arange(block)).reshape(-1))
+    for reader, bounds in zip(readers, ranges, strict=True):
+        edit.set_slice(reader, *(int(place) for place in np.searchsorted(kept, bounds)))
+    return True

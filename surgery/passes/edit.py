@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.hub import ops
+
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
@@ -120,6 +122,24 @@ def bypass(graph: gs.Graph, node: gs.Node, source: gs.Tensor) -> bool:
 def select_output_channels(conv: gs.Node, order: np.ndarray) -> None:
     """Let a Conv without groups compute the given output channels, in the given order."""
     for index in (1, 2):
-        if index < len(conv.inputs):
-            old = conv.inputs[index]
-            conv.inputs[index] = make_constant(f"{conv.name}.selected", old.values[order])
+        old = ops.constant(ops.optional_input(conv, index))
+        if old is not None:
+            conv.inputs[index] = make_constant(f"{conv.name}.selected", old[order])
+
+
+def add_slice(graph: gs.Graph, name: str, data: gs.Tensor, start: int, end: int) -> gs.Tensor:
+    """Append a Slice of the channels start to end (exclusive) and return its output."""
+    name = free_name(graph, name)
+    return add_node(graph, name, "Slice", [data, *_slice_bounds(name, start, end)])
+
+
+def set_slice(node: gs.Node, start: int, end: int) -> None:
+    """Let a Slice take the channels start to end (exclusive) of what it reads."""
+    node.inputs = [node.inputs[0], *_slice_bounds(node.name, start, end)]
+
+
+def _slice_bounds(name: str, start: int, end: int) -> list[gs.Constant]:
+    return [
+        make_constant(f"{name}.{what}", np.asarray([value], np.int64))
+        for what, value in (("start", start), ("end", end), ("axis", ops.CHANNEL_AXIS))
+    ]

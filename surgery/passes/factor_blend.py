@@ -32,6 +32,7 @@ def _factor(graph: gs.Graph, add: gs.Node) -> bool:
         product is None or not edit.is_read_only_by(graph, product.outputs[0], add)
         for product in products
     ):
+        log.debug("%s: refused: it adds no two products that it alone reads", add.name)
         return False
     for first, second in ((products[0], products[1]), (products[1], products[0])):
         assert first is not None  # seen to above
@@ -40,8 +41,12 @@ def _factor(graph: gs.Graph, add: gs.Node) -> bool:
             mask = _complemented(graph, tensor, second)
             if mask is None or not any(mask is t for t in first.inputs):
                 continue
-            a = next(t for t in first.inputs if t is not mask)
-            _rebuild(graph, add, first, (a, second.inputs[1 - index], mask))
+            a = first.inputs[1] if first.inputs[0] is mask else first.inputs[0]
+            b = second.inputs[1 - index]
+            if ops.constant(a) is not None and ops.constant(b) is not None:
+                log.debug("%s: refused: both of what it blends are constants", add.name)
+                return False
+            _rebuild(graph, add, first, (a, b, mask))
             return True
     return False
 

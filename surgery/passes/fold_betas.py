@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def fold_betas(model: HubModel) -> int:
-    """Fold `Mul(Conv(x), beta[1,C,1,1])` into one Conv.
+    """Fold `Mul(Conv(x), beta[1,C,1,1])` (beta on either side) into one Conv.
 
     Exact when: the Conv has no other consumer; the convolution is linear in weights and bias.
     """
@@ -33,17 +33,20 @@ def fold_betas(model: HubModel) -> int:
 
 
 def _fold(graph: gs.Graph, mul: gs.Node) -> bool:
-    beta = ops.constant(mul.inputs[1])
-    if beta is None or beta.ndim < 3 or beta.size == 1 or beta.shape[-2:] != (1, 1):
+    data, beta = mul.inputs[0], ops.constant(mul.inputs[1])
+    if beta is None:
+        data, beta = mul.inputs[1], ops.constant(mul.inputs[0])
+    if beta is None or beta.size == 1:
         return False
-    conv = edit.producer(mul.inputs[0], "Conv")
+    conv = edit.producer(data, "Conv")
     if conv is None or not edit.is_read_only_by(graph, conv.outputs[0], mul):
         log.debug("%s: refused: not the only reader of a Conv", mul.name)
         return False
     weight = ops.constant(conv.inputs[1])
     bias = ops.constant(ops.optional_input(conv, 2))
-    if weight is None or beta.size != weight.shape[0]:
-        log.debug("%s: refused: weight is computed, or %s is not per channel", mul.name, beta.shape)
+    assert weight is not None  # the hub's shape rules have seen to it
+    if beta.shape[-3:] != (len(weight), 1, 1):
+        log.debug("%s: refused: %s is not one factor per channel", mul.name, beta.shape)
         return False
     factors = beta.reshape(-1)
     conv.inputs[1] = edit.make_constant(

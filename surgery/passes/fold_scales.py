@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from surgery.hub.model import HubModel
 
 log = logging.getLogger(__name__)
+Extents = dict[str, shapes.Extent]
+
+# Resolutions differ by less; a larger factor, or its inverse, could leave float's normal range.
+LARGEST_FACTOR = 2.0**14
 
 
 def fold_scales(model: HubModel) -> int:
@@ -27,6 +31,8 @@ def fold_scales(model: HubModel) -> int:
     Exact when: the factor is a power of two, which changes only exponents, bit for bit (in fp16
     weights too, but for numbers below 6e-5, which lose their last bits).
     """
+    # No edit makes a tensor, so the extents hold to the end.
+    extents = shapes.infer_extents(model.graph)
     folded = 0
     for node in list(model.graph.nodes):
         scaled = ops.scaled_operand(node)
@@ -36,53 +42,63 @@ def fold_scales(model: HubModel) -> int:
         if factor is None or not ops.is_power_of_two(factor):
             log.debug("%s: refused: %s is no power of two", node.name, factor)
             continue
+        if not 1 / LARGEST_FACTOR <= abs(factor) <= LARGEST_FACTOR:
+            log.debug("%s: refused: %g could overflow or vanish", node.name, factor)
+            continue
+        if edit.is_output(model.graph, node.outputs[0]):
+            log.debug("%s: refused: it makes an output of the graph", node.name)
+            continue
         data = node.inputs[scaled]
-        if _fold_before(model.graph, node, data, factor) or _fold_behind(
-            model.graph, node, data, factor
-        ):
-            folded += 1
+        folded += _fold_before(model.graph, node, data, factor, extents) or _fold_behind(
+            model.graph, node, data, factor, extents
+        )
     return folded
 
 
-def _fold_before(graph: gs.Graph, mul: gs.Node, data: gs.Tensor, factor: float) -> bool:
+def _fold_before(
+    graph: gs.Graph, mul: gs.Node, data: gs.Tensor, factor: float, extents: Extents
+) -> bool:
     if not edit.is_read_only_by(graph, data, mul):
+        log.debug("%s: refused: what it scales has other readers", mul.name)
         return False
     cut = edit.producer(data, "Slice")
     raw = cut.inputs[0] if cut is not None else data
     shuffle = edit.producer(raw, "DepthToSpace")
     conv = edit.producer(shuffle.inputs[0] if shuffle is not None else raw, "Conv", "ConvTranspose")
-    if conv is None or ops.read_conv(conv).group != 1:
+    if conv is None:
+        return False
+    if ops.read_conv(conv).group != 1:
+        log.debug("%s: refused: %s has groups", mul.name, conv.name)
         return False
     if shuffle is not None and not edit.is_read_only_by(graph, conv.outputs[0], shuffle):
+        log.debug("%s: refused: %s has other readers", mul.name, conv.name)
         return False
-    if cut is None:
-        if not edit.is_read_only_by(graph, raw, mul):
-            return False
-        rows = slice(None)
-    else:
-        if not _reads_alone(graph, cut):
+    channels = extents[raw.name].channels
+    start, end = 0, channels
+    if cut is not None:
+        if not _reads_alone(graph, cut, channels):
             log.debug("%s: refused: other readers take the same channels", mul.name)
             return False
-        spec = ops.read_slice(cut)
-        block = ops.pixel_shuffle_factor(shuffle) ** 2 if shuffle is not None else 1
-        rows = slice(spec.start * block, spec.end * block)
+        start, end = ops.channel_range(cut, channels)
+    block = ops.pixel_shuffle_factor(shuffle) ** 2 if shuffle is not None else 1
+    rows = slice(start * block, end * block)
     _scale_outputs(conv, rows, factor)
     return edit.bypass(graph, mul, data)
 
 
-def _reads_alone(graph: gs.Graph, cut: gs.Node) -> bool:
+def _reads_alone(graph: gs.Graph, cut: gs.Node, channels: int) -> bool:
     """Tell whether no other reader of the blob that is cut takes channels that `cut` takes."""
     raw = cut.inputs[0]
     if edit.is_output(graph, raw):
         return False
-    mine = ops.read_slice(cut)
+    start, end = ops.channel_range(cut, channels)
     for reader in raw.outputs:
         if reader is cut:
             continue
         if reader.op != "Slice":
             return False
-        other = ops.read_slice(reader)
-        if other.start < mine.end and mine.start < other.end:
+        other_start, other_end = ops.channel_range(reader, channels)
+        if other_start < end and start < other_end:
             return False
     return True
 
@@ -101,11 +117,13 @@ def _scale_outputs(conv: gs.Node, rows: slice, factor: float) -> None:
         conv.inputs[2] = edit.make_constant(f"{conv.name}.bias", bias)
 
 
-def _fold_behind(graph: gs.Graph, mul: gs.Node, data: gs.Tensor, factor: float) -> bool:
+def _fold_behind(
+    graph: gs.Graph, mul: gs.Node, data: gs.Tensor, factor: float, extents: Extents
+) -> bool:
     reader = edit.sole_consumer(graph, mul.outputs[0])
     if reader is None:
+        log.debug("%s: refused: it has several readers", mul.name)
         return False
-    extents = shapes.infer_extents(graph.toposort())
     start = 0
     scaled = mul.outputs[0]
     if reader.op == "Concat":
@@ -115,7 +133,10 @@ def _fold_behind(graph: gs.Graph, mul: gs.Node, data: gs.Tensor, factor: float) 
         if reader is None:
             log.debug("%s: refused: %s has several readers", mul.name, concat.name)
             return False
-    if reader.op != "Conv" or ops.read_conv(reader).group != 1:
+    if reader.op != "Conv":
+        return False
+    if ops.read_conv(reader).group != 1:
+        log.debug("%s: refused: %s has groups", mul.name, reader.name)
         return False
     weight = np.array(ops.constant(reader.inputs[1]))
     weight[:, start : start + extents[scaled.name].channels] *= np.float32(factor)

@@ -24,7 +24,9 @@ def merge_duplicates(model: HubModel) -> int:
     first: dict[tuple[object, ...], gs.Node] = {}
     for node in list(model.graph.nodes):
         attributes = json.dumps(node.attrs, sort_keys=True, default=repr)
-        key = (node.domain, node.op, attributes, tuple(id(tensor) for tensor in node.inputs))
+        # An input that is left out is an empty tensor of its own at every node.
+        inputs = tuple(None if tensor.is_empty() else id(tensor) for tensor in node.inputs)
+        key = (node.domain, node.op, attributes, inputs)
         twin = first.setdefault(key, node)
         if twin is not node:
             merged += edit.bypass(model.graph, node, twin.outputs[0])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from surgery.hub import ops, shapes
 from surgery.passes import edit
 
@@ -30,25 +28,31 @@ def move_slices_up(model: HubModel) -> int:
     moved = 0
     for node in list(model.graph.nodes):
         if node.op == "Slice" and node.inputs[0].name in extents:
-            moved += _move(model.graph, node, extents[node.inputs[0].name].channels)
+            moved += _move(model.graph, node, extents)
     return moved
 
 
-def _move(graph: gs.Graph, node: gs.Node, channels: int) -> bool:
-    spec = ops.read_slice(node)
-    start, end, _ = slice(spec.start, spec.end).indices(channels)
+def _move(graph: gs.Graph, node: gs.Node, extents: dict[str, shapes.Extent]) -> bool:
+    if edit.is_output(graph, node.outputs[0]):
+        log.debug("%s: refused: it makes an output of the graph", node.name)
+        return False
+    channels = extents[node.inputs[0].name].channels
+    start, end = ops.channel_range(node, channels)
     if (start, end) == (0, channels):
         return edit.bypass(graph, node, node.inputs[0])
     source = edit.producer(node.inputs[0])
     if source is None or source.domain:
         return False
     if source.op == "Slice":
-        offset = ops.read_slice(source).start
-        sliced = add_slice(graph, node.name, source.inputs[0], offset + start, offset + end)
+        data = source.inputs[0]
+        if data.name not in extents:  # made a moment ago; the next run meets it
+            return False
+        offset, _ = ops.channel_range(source, extents[data.name].channels)
+        sliced = edit.add_slice(graph, node.name, data, offset + start, offset + end)
         return edit.bypass(graph, node, sliced)
     if source.op == "Resize" or ops.scaled_operand(source) is not None:
         data = ops.data_inputs(source)[0]
-        sliced = add_slice(graph, node.name, data, start, end)
+        sliced = edit.add_slice(graph, node.name, data, start, end)
         inputs = [sliced if tensor is data else tensor for tensor in source.inputs]
         return edit.bypass(graph, node, edit.add_copy(graph, source, source.name, inputs))
     if source.op == "Concat":
@@ -73,13 +77,3 @@ def _take_parts(graph: gs.Graph, node: gs.Node, concat: gs.Node, start: int, end
         return edit.bypass(graph, node, chosen[0])
     joined = edit.add_copy(graph, concat, concat.name, chosen)
     return edit.bypass(graph, node, joined)
-
-
-def add_slice(graph: gs.Graph, name: str, data: gs.Tensor, start: int, end: int) -> gs.Tensor:
-    """Append a Slice of the channels start to end (exclusive) and return its output."""
-    name = edit.free_name(graph, name)
-    bounds = [
-        edit.make_constant(f"{name}.{what}", np.asarray([value], np.int64))
-        for what, value in (("start", start), ("end", end), ("axis", ops.CHANNEL_AXIS))
-    ]
-    return edit.add_node(graph, name, "Slice", [data, *bounds])

@@ -87,30 +87,40 @@ DENSE: tuple[Pass, ...] = (Pass(ungroup_convolutions),)
 def run_passes(model: HubModel, passes: Sequence[Pass]) -> dict[str, int]:
     """Run passes in order, again until none edits anything, verifying the hub after each.
 
+    Passes rely on what the hub promises, so the hub is verified before the first one, too.
+
     Returns the number of edits by pass name.
 
     Raises:
-        HubError: a pass left an illegal graph (the message names it and those before it), or
-            the passes do not come to rest.
+        HubError: the graph is illegal as it comes, a pass failed or left an illegal graph (the
+            message names it and those before it), or the passes do not come to rest.
     """
+    model.graph.cleanup()
+    verify_open(model)
     edits = dict.fromkeys((p.name for p in passes), 0)
     done: list[str] = []
     for _ in range(MAX_ROUNDS):
         before = sum(edits.values())
         for one in passes:
-            count = one.run(model)
-            if not count:
-                continue
-            edits[one.name] += count
-            log.info("%s: %d edit(s)", one.name, count)
-            model.graph.cleanup().toposort()
             try:
-                verify_open(model)
-            except HubError as error:
+                count = _run_pass(model, one)
+            except (HubError, ValueError) as error:
                 raise HubError(
                     f"pass {one.name} broke the graph (after {', '.join(done) or 'none'}): {error}"
                 ) from error
-            done.append(one.name)
+            if count:
+                edits[one.name] += count
+                done.append(one.name)
         if sum(edits.values()) == before:
             return edits
     raise HubError(f"the passes still edit after {MAX_ROUNDS} rounds: {edits}")
+
+
+def _run_pass(model: HubModel, one: Pass) -> int:
+    """Run one pass, and verify what it has edited."""
+    count = one.run(model)
+    if count:
+        log.info("%s: %d edit(s)", one.name, count)
+        model.graph.cleanup().toposort()
+        verify_open(model)
+    return count

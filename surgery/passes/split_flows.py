@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from surgery.hub import ops, shapes
 from surgery.hub.model import is_warp
 from surgery.passes import edit
-from surgery.passes.move_slices_up import add_slice
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -96,6 +95,8 @@ class _Splitter:
                 continue
             if reader.op != "Slice" or not _takes_half(reader):
                 return f"read by {reader.op}, which needs both flows together"
+            if edit.is_output(self.graph, reader.outputs[0]):
+                return "half of it is an output of the graph"
         return ""
 
     def _joins_halves(self, node: gs.Node) -> bool:
@@ -112,9 +113,10 @@ class _Splitter:
         if node.op == "Concat":
             return node.inputs[0], node.inputs[1]
         if node.op == "Slice":
-            start = ops.read_slice(node).start
+            data = node.inputs[0]
+            start, _ = ops.channel_range(node, self.extents[data.name].channels)
             first, second = (
-                add_slice(self.graph, node.name, node.inputs[0], begin, begin + HALF)
+                edit.add_slice(self.graph, node.name, data, begin, begin + HALF)
                 for begin in (start, start + HALF)
             )
             return first, second
@@ -130,7 +132,7 @@ class _Splitter:
         halves = self.halves[id(tensor)]
         for reader in list(tensor.outputs):
             if reader.op == "Slice":
-                half = halves[ops.read_slice(reader).start // HALF]
+                half = halves[ops.channel_range(reader, 2 * HALF)[0] // HALF]
                 edit.replace_uses(reader.outputs[0], half)
             elif reader.op == "Concat":
                 parts = [p for t in reader.inputs for p in (halves if t is tensor else (t,))]
@@ -144,5 +146,4 @@ def _treats_channels_alike(node: gs.Node) -> bool:
 
 
 def _takes_half(node: gs.Node) -> bool:
-    spec = ops.read_slice(node)
-    return (spec.start, min(spec.end, 2 * HALF)) in ((0, HALF), (HALF, 2 * HALF))
+    return ops.channel_range(node, 2 * HALF) in ((0, HALF), (HALF, 2 * HALF))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,10 @@ from surgery.passes import edit
 if TYPE_CHECKING:
     from surgery.hub.model import HubModel
 
+log = logging.getLogger(__name__)
+# The factor of a larger one, or of its inverse, would be no normal float32.
+LARGEST_DIVISOR = 2.0**126
+
 
 def turn_divisions(model: HubModel) -> int:
     """Turn Div(x, 2^k) into Mul(x, 2^-k), so that later passes meet one form only.
@@ -20,8 +25,14 @@ def turn_divisions(model: HubModel) -> int:
     """
     turned = 0
     for node in model.graph.nodes:
-        divisor = ops.scalar(node.inputs[1]) if node.op == "Div" else None
+        if node.op != "Div":
+            continue
+        divisor = ops.scalar(node.inputs[1])
         if divisor is None or not ops.is_power_of_two(divisor):
+            log.debug("%s: refused: %s is no power of two", node.name, divisor)
+            continue
+        if not 1 / LARGEST_DIVISOR <= abs(divisor) <= LARGEST_DIVISOR:
+            log.debug("%s: refused: 1 / %g is no normal float32", node.name, divisor)
             continue
         node.op = "Mul"
         node.inputs[1] = edit.make_constant(

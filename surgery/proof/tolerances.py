@@ -8,6 +8,7 @@ what the smallest fault does.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import math
 from dataclasses import dataclass
@@ -100,6 +101,29 @@ EXACT_REWRITE = Tolerance(
     5e-5,
     "equal in real arithmetic; fp32 rounds other intermediate values. Measured 1e-5",
 )
+EXACT_PASS = Tolerance(
+    "a small graph against the same graph after one exact pass, fp32",
+    Metric.MAX_ABS,
+    1e-5,
+    "a few operators on values of about 1, whose intermediate values round otherwise; measured "
+    "1e-6. A fault moves the output by a hundredth at least",
+)
+# What onnxruntime's own rewrites may do to a network, an exact pass may do twice.
+LEVELS_FACTOR = 2.0
+
+
+def exact_pass_on(level_difference: float) -> Tolerance:
+    """The tolerance of exact passes on a network, from how far it carries rounding.
+
+    Args:
+        level_difference: by how much onnxruntime's output without optimisation differs from that
+            with all of it, on the same network and input.
+    """
+    reason = f"{LEVELS_FACTOR:g} times what onnxruntime's optimisation levels differ by, or more"
+    bound = max(EXACT_PASS.bound, LEVELS_FACTOR * level_difference)
+    return dataclasses.replace(EXACT_PASS, bound=bound, reason=reason)
+
+
 NCNN_FP32 = Tolerance(
     "ncnn against torch, fp32 weights and fp32 arithmetic",
     Metric.MAX_ABS,
