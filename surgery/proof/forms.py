@@ -135,7 +135,7 @@ class DonorForm(Form):
         network = stock.build_network(
             self.opened.donor, scale=self.opened.scale, ensemble=self.opened.network.ensemble
         )
-        checkpoint.load_into(network.net, state)
+        checkpoint.load_into(network, state)
         return DonorForm(dataclasses.replace(self.opened, state=state, network=network))
 
     @property

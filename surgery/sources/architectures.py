@@ -114,6 +114,21 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 )
 
 
+# Networks that are no 4.x, by a tensor that they alone have. What tells IFNet from IFNet_2R is in
+# none: the stride of a convolution.
+KIN: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+    ("those of the paper's IFNet_m", "block0.conv0.0.0.weight", (120, 7, 3, 3)),
+    (
+        "those of the paper's IFNet and IFNet_2R, which only their sources tell apart",
+        "block0.conv0.0.0.weight",
+        (120, 6, 3, 3),
+    ),
+    ("those of RIFE 3.x", "block0.convblock3.1.0.weight", (90, 90, 3, 3)),
+    ("those of the flow network of RIFE 2.x", "block0.conv1.weight", (384, 4, 4, 4)),
+    ("those of the flow network of RIFE 1.x", "block0.conv1.weight", (384, 2, 4, 4)),
+)
+
+
 def recognise(state: Mapping[str, torch.Tensor]) -> Architecture | None:
     """Tell the architecture from shapes alone; None when it is none of the known ones.
 
@@ -127,6 +142,16 @@ def recognise(state: Mapping[str, torch.Tensor]) -> Architecture | None:
     }
     traits = _read_traits(shapes)
     return next((one for one in ARCHITECTURES if one.traits == traits), None)
+
+
+def describe_tensors(state: Mapping[str, torch.Tensor]) -> str:
+    """Say in words what a state dict looks like, for messages."""
+    found = recognise(state)
+    if found is not None:
+        return f"the tensors are those of RIFE {found.name}"
+    names = {_without_prefix(name): tuple(tensor.shape) for name, tensor in state.items()}
+    kin = next((words for words, name, shape in KIN if names.get(name) == shape), None)
+    return f"the tensors are {kin or 'of no known architecture'}"
 
 
 def find_architecture(version: str) -> Architecture | None:

@@ -88,8 +88,7 @@ def calibrated_weights(
         _calibrate_blocks(network, inputs)
         complaints = _find_complaints(network, inputs, later_inputs)
         if not complaints:
-            state = network.net.state_dict()
-            return {name: tensor.detach().clone() for name, tensor in state.items()}
+            return network.read_state()
         log.info("%s, seed %d, attempt %d: %s", donor.label, seed, attempt, complaints)
     raise DonorError(
         f"{donor.label}: no calibrated weights from seed {seed} after {ATTEMPTS} attempts "

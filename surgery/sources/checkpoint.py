@@ -9,20 +9,22 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from surgery.errors import CheckpointError
-from surgery.sources.architectures import EXTRAS, recognise
-from surgery.sources.stock import StockNetwork
+from surgery.sources.architectures import EXTRAS, describe_tensors
 
 State = dict[str, torch.Tensor]
 
 SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
 # What torch.nn.parallel.DistributedDataParallel puts in front of every key.
 DDP_PREFIX = "module."
+# What wrappers of a whole network put there, where all keys have it.
+WHOLE_PREFIXES = ("flownet.", "net.", "model.", "_orig_mod.")
 # Under which name training scripts save the state dict beside other things.
-WRAPPERS = ("state_dict", "model", "params")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "flownet", "net")
 # How files begin that get taken for checkpoints.
 IMPOSTORS = {
     b"version https://git-lfs": "a Git LFS pointer; 'git lfs pull' fetches the file itself",
@@ -127,33 +129,56 @@ def _unwrap(path: Path, content: object) -> State:
 
 
 def _strip_prefix(path: Path, state: State) -> State:
-    """Remove `module.` where it is; upstream loaders drop every key without it in silence."""
-    stripped = {name.removeprefix(DDP_PREFIX): tensor for name, tensor in state.items()}
+    """Remove `module.` wherever it is; upstream loaders drop every key without it in silence."""
+    stripped = {_without_ddp(name): tensor for name, tensor in state.items()}
     if len(stripped) < len(state):
-        twice = sorted(name for name in state if DDP_PREFIX + name in state)
+        twice = sorted({_without_ddp(n) for n in state if _without_ddp(n) != n} & set(state))
         raise CheckpointError(
             f"{path} holds keys with and without {DDP_PREFIX!r}: {', '.join(twice)}; "
             "one of them is accepted"
         )
+    for prefix in WHOLE_PREFIXES:
+        if all(name.startswith(prefix) for name in stripped):
+            stripped = {name.removeprefix(prefix): tensor for name, tensor in stripped.items()}
     return stripped
+
+
+def _without_ddp(name: str) -> str:
+    """`flownet.module.block0.beta` -> `flownet.block0.beta`; whole parts of a name alone."""
+    return ".".join(part for part in name.split(".") if part + "." != DDP_PREFIX)
+
+
+@runtime_checkable
+class KnowsItsReads(Protocol):
+    """A network in a wrapper that knows which tensors its forward reads."""
+
+    net: torch.nn.Module
+    reads: frozenset[str]
 
 
 def load_into(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> CheckpointReport:
     """Fit a state dict to a stock network, every key that forward reads, or change nothing.
 
+    What forward does not read (a teacher, the second stage of 4.0 to 4.4) is dropped, whatever its
+    shape, and what a network has of it keeps its initial values.
+
     Args:
-        network: from `surgery.sources.stock.build_network`, or the stock network inside it.
+        network: from `surgery.sources.stock.build_network`, which knows what its forward reads; of
+            another network all is required but what is known to be for training.
         state: from `read_checkpoint`, or of calibrated weights.
 
     Raises:
         CheckpointError: keys are missing, unexpected or misshapen; one message lists them all,
             with the architecture that the tensors look like.
     """
-    net = network.net if isinstance(network, StockNetwork) else network
+    net = network.net if isinstance(network, KnowsItsReads) else network
     wanted = net.state_dict()
-    dropped = sorted(name for name in state if name not in wanted and _is_extra(name))
+    if isinstance(network, KnowsItsReads):
+        required = [name for name in wanted if name in network.reads]
+    else:
+        required = [name for name in wanted if not _is_extra(name)]
+    dropped = sorted(n for n in state if n not in required and (n in wanted or _is_extra(n)))
     given = {name: tensor for name, tensor in state.items() if name not in dropped}
-    required = [name for name in wanted if not _is_extra(name)]
     faults = {
         "missing": _merge_names([name for name in required if name not in given], required),
         "unexpected": _merge_names([name for name in given if name not in wanted], given),
@@ -164,13 +189,11 @@ def load_into(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Ch
         ],
     }
     if any(faults.values()):
-        found = recognise(state)
-        looks = f"those of RIFE {found.name}" if found else "of no known architecture"
         parts = "".join(
             f"\n  {what}: {', '.join(names)}" for what, names in faults.items() if names
         )
         raise CheckpointError(
-            f"the weights do not fit the network; the tensors are {looks}{parts}\n"
+            f"the weights do not fit the network; {describe_tensors(state)}{parts}\n"
             "take the source that belongs to the weights"
         )
     net.load_state_dict({**wanted, **given}, strict=True)

@@ -138,7 +138,7 @@ def export_hub(
         HubError: what came out is not a legal hub model.
     """
     network = stock.build_network(donor, scale=scale, ensemble=ensemble, warp=torch_warp.call_warp)
-    checkpoint.load_into(network.net, state)
+    checkpoint.load_into(network, state)
     with stock.forbid_grid_sample(), ChosenBranches() as branches:
         graph = export_network(network, network.padding, exporter)
     baked = summarise_decisions(branches.decisions)
@@ -149,6 +149,7 @@ def export_hub(
         )
     architecture = network.architecture
     metadata = HubMetadata(
+        timestep=network.timestep,
         padding=network.padding,
         scale_list=network.scale_list,
         warps=network.warp_count,
@@ -158,7 +159,7 @@ def export_hub(
         exporter=exporter,
         ensemble=ensemble,
         source_sha256=donor.sha256,
-        weights_sha256=checkpoint.fingerprint(network.net.state_dict()),
+        weights_sha256=checkpoint.fingerprint(network.read_state()),
         weights=weights_label,
         baked=baked,
         tools=(f"torch {torch.__version__}", f"onnx {onnx.__version__}"),

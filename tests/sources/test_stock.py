@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import sys
 import warnings
@@ -103,10 +104,10 @@ def test_a_file_is_a_donor_and_its_name_tells_the_version(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "found"), [("", "is a folder"), ("no.py", "no such file"), ("a.pkl", "not Python")]
+    ("name", "found"), [("", "holds no IFNet"), ("no.py", "no such file"), ("a.txt", "not Python")]
 )
 def test_what_is_no_donor_is_refused(tmp_path: Path, name: str, found: str) -> None:
-    (tmp_path / "a.pkl").write_bytes(b"x")
+    (tmp_path / "a.txt").write_bytes(b"x")
     with pytest.raises(DonorError, match=found):
         find_donor(str(tmp_path / name))
 
@@ -230,8 +231,8 @@ def test_a_source_of_an_unknown_architecture_is_accepted(
     ("old", "new", "found"),
     [
         ("class IFNet", "class Other", "no class IFNet"),
-        ("scale=1, ensemble=False", "device", "constructed from"),
-        ("img0, img1, timestep,", "x, timestep, scale_list,", "forward of"),
+        ("scale=1, ensemble=False", "what", "constructed from"),
+        ("img0, img1, timestep,", "frames, timestep,", "forward of"),
         ("tenFlow_div, backwarp_tenGrid)", "tenFlow_div, backwarp_tenGrid, f9)", "forward of"),
         ("[2 / scale, 1 / scale]", "None", "no scale_list"),
         ("super().__init__()", "super().__init__(); raise OSError('gone')", "gone"),
@@ -245,8 +246,8 @@ def test_a_source_of_another_form_is_refused(
 ) -> None:
     build_network(make_donor(tiny_source))
     assert old in tiny_source
-    text = tiny_source.replace(old, new).replace("abs(img0, ", "abs(").replace("abs(img1, ", "abs(")
-    text = text.replace("* 9, tenFlow_div, backwarp_tenGrid", "* 9") if new == "abs(" else text
+    text = tiny_source.replace(old, new)
+    text = re.sub(r"abs\((img\d), .*\)", r"abs(\1)", text)
     with pytest.raises(DonorError, match=found):
         build_network(make_donor(text))
 
