@@ -22,6 +22,8 @@ from checks import resume
 from checks.resume import Case, Result
 from surgery import conversion
 from surgery.errors import DonorError
+from surgery.hub.model import HubModel, from_onnx
+from surgery.passes.drop_identities import drop_identities
 from surgery.proof.compare import METRICS, compare, judge
 from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
 from surgery.proof.inputs import make_samples
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
     from surgery.engines import Sample
     from surgery.formats.ncnn_param import NcnnGraph
-    from surgery.hub.model import HubModel
 
 SEED = 1
 KERNEL, NCNN = "onnxruntime-kernel", "ncnn"
@@ -252,8 +253,11 @@ MEASURES: dict[str, Callable[[_Contest], None]] = {
 
 
 def count_operators(hub: HubModel) -> Counter[str]:
-    """The operators of a hub, without identities; constants are no nodes in it."""
-    return Counter(node.op for node in hub.graph.nodes if node.op != "Identity")
+    """The operators of a hub without identities (Identity, x1, /1); constants are no nodes."""
+    copy = from_onnx(hub.to_onnx())
+    drop_identities(copy)
+    copy.graph.cleanup()
+    return Counter(node.op for node in copy.graph.nodes)
 
 
 def _compare_operators(usual: HubModel, other: HubModel) -> list[str]:
