@@ -87,9 +87,9 @@ def export(
     if custom_warp:
         write_hub(model, output, force=force)
     else:
-        from surgery.targets.to_onnx import write_plain
+        from surgery.targets.to_onnx import write_lowered
 
-        write_plain(model, output, force=force)
+        write_lowered(model, output, force=force)
     return model
 
 
