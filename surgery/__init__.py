@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from surgery.conversion import convert, export, optimize, run, translate, validate
     from surgery.demonstration import demo
+    from surgery.doors import import_model, lower
     from surgery.errors import SurgeryError
     from surgery.kernel_library import ops_library
 
@@ -22,6 +23,8 @@ __all__ = [
     "convert",
     "demo",
     "export",
+    "import_model",
+    "lower",
     "ops_library",
     "optimize",
     "run",
@@ -32,6 +35,8 @@ __all__ = [
 _HOMES = {
     "SurgeryError": "surgery.errors",
     "demo": "surgery.demonstration",
+    "import_model": "surgery.doors",
+    "lower": "surgery.doors",
     "ops_library": "surgery.kernel_library",
 }
 

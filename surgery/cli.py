@@ -85,7 +85,7 @@ def _options(
     State.quiet, State.verbose = quiet, verbose
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
+def _command(function: Callable[..., None], name: str | None = None) -> Callable[..., None]:
     """Register a command that takes -v and -q after its name as well as before it."""
 
     @functools.wraps(function)
@@ -104,7 +104,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = own.replace(  # type: ignore[attr-defined]
         parameters=[*own.parameters.values(), *talk]
     )
-    return app.command()(run)
+    return app.command(name)(run)
 
 
 def _start_log() -> None:
@@ -174,6 +174,23 @@ def export(
         _say(f"  baked: {decision}")
 
 
+@functools.partial(_command, name="import")
+def import_model(
+    folder: Annotated[Path, typer.Argument(help="A model folder of rife-ncnn-vulkan")],
+    output: OnnxOutput,
+    force: ForceOption = False,
+) -> None:
+    """Import an ncnn model folder, whoever made it, to a hub model."""
+    from surgery import doors
+
+    with _progress() as progress:
+        model = doors.import_model(folder, output, force=force, progress=progress)
+    metadata = model.metadata
+    _say(f"{output}: {metadata.donor}, {metadata.warps} warps, padding {metadata.padding}")
+    for note in metadata.baked:
+        _say(f"  note: {note}")
+
+
 @_command
 def optimize(
     source: Annotated[Path, typer.Argument(help="A hub model, .onnx")],
@@ -214,6 +231,31 @@ def translate(
             progress=progress,
         )
     _say_folder(output, made)
+
+
+@_command
+def lower(
+    source: Annotated[Path, typer.Argument(help="A hub model, .onnx")],
+    output: OnnxOutput,
+    layout: Annotated[str, typer.Option(help="plain, vsmlrt-v1 or vsmlrt-v2")] = "plain",
+    opset: Annotated[int, typer.Option(help="16 to 20")] = 18,
+    fp16: Annotated[
+        bool, typer.Option("--fp16/--fp32", help="Compute in fp16, positions of warps excepted")
+    ] = False,
+    force: ForceOption = False,
+) -> None:
+    """Lower a hub model to plain ONNX, for onnxruntime, TensorRT, vs-mlrt."""
+    from surgery import doors
+    from surgery.hub.model import load_hub
+    from surgery.targets.to_onnx import name_for_vsmlrt
+
+    with _progress() as progress:
+        doors.lower(
+            source, output, layout=layout, opset=opset, fp16=fp16, force=force, progress=progress
+        )
+    _say(f"{output}: layout {layout}, opset {opset}, {'fp16' if fp16 else 'fp32'}")
+    if name := name_for_vsmlrt(load_hub(source), layout):
+        _say(f"  vs-mlrt looks for it as models/{name}")
 
 
 @_command

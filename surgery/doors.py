@@ -1,0 +1,77 @@
+"""The other doors of the hub: models without PyTorch source come in, plain ONNX goes out.
+
+Each verb of the command line is one function here, as in `surgery.conversion`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+    from surgery.hub.model import HubModel
+
+Progress = Callable[[str], None]
+
+
+def _silent(message: str) -> None:
+    """The default progress: none."""
+
+
+def import_model(
+    folder: Path, output: Path, *, force: bool = False, progress: Progress = _silent
+) -> HubModel:
+    """Import a model folder of rife-ncnn-vulkan, whoever made it, to a hub model file.
+
+    Args:
+        folder: holds `flownet.param` and `flownet.bin`.
+        output: the `.onnx` file to write.
+        force: replace an existing output.
+        progress: called with one line for each step.
+
+    Raises:
+        SurgeryError: with what was found, what is accepted and what to do; nothing is written.
+    """
+    from surgery.hub.model import write_hub
+    from surgery.sources.from_ncnn import import_folder
+
+    progress(f"importing {folder}")
+    model = import_folder(folder)
+    write_hub(model, output, force=force)
+    return model
+
+
+def lower(
+    source: Path,
+    output: Path,
+    *,
+    layout: str = "plain",
+    opset: int = 18,
+    fp16: bool = False,
+    force: bool = False,
+    progress: Progress = _silent,
+) -> onnx.ModelProto:
+    """Lower a hub model file to plain ONNX, which needs no library of ours.
+
+    Args:
+        source: the hub model.
+        output: the `.onnx` file to write.
+        layout: `plain` for in0, in1, in2 and out0; `vsmlrt-v1` (11 channels, padded outside) or
+            `vsmlrt-v2` (7 channels, any size) for the one input that vs-mlrt and VSGAN feed.
+        opset: 16 to 20.
+        fp16: compute in fp16, positions of warps excepted.
+        force: replace an existing output.
+        progress: called with one line for each step.
+
+    Raises:
+        SurgeryError: with what was found, what is accepted and what to do; nothing is written.
+    """
+    from surgery.hub.model import load_hub
+    from surgery.targets.to_onnx import OnnxOptions, write_lowered
+
+    model = load_hub(source)
+    progress(f"lowering to {layout}")
+    return write_lowered(model, output, OnnxOptions(layout, opset, fp16), force=force)
