@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from surgery.errors import SurgeryError
-from surgery.hub import shapes
 from surgery.hub.model import KEY_PREFIX, from_onnx
 from surgery.output import write_file_atomically
 from surgery.targets.lowering.halve_precision import halve_precision
-from surgery.targets.lowering.lower_warps import lower_warps
+from surgery.targets.lowering.lower_warps import lower_warps, measure_warps
 from surgery.targets.lowering.pack_inputs import LAYOUTS
 
 if TYPE_CHECKING:
@@ -62,11 +61,11 @@ def lower_model(model: HubModel, options: OnnxOptions | None = None) -> onnx.Mod
         raise SurgeryError(f"opset {options.opset}; {OPSETS[0]} to {OPSETS[-1]} are accepted")
     copy = from_onnx(model.to_onnx())
     graph = copy.graph.toposort()
-    extents = shapes.infer_extents(graph)
+    sizes = measure_warps(graph)
     for node in graph.nodes:
         node.outputs[0].dtype = np.dtype(np.float32)  # the only type a hub graph computes with
     grid = LAYOUTS[options.layout](graph, model.metadata.padding)
-    lower_warps(graph, extents, options.opset, grid)
+    lower_warps(graph, sizes, options.opset, grid)
     _drop_new_attributes(graph, options.opset)
     graph.cleanup().toposort()
     if options.fp16:

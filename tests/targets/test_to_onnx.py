@@ -44,6 +44,19 @@ small (float[1,3,H,W] in0, float[1,3,H,W] in1, float[1,1,H,W] in2) => (float[1,3
 }
 """
 
+# The frames themselves are warped, with nothing between them and the graph's inputs.
+DIRECT = """
+<ir_version: 10, opset_import: ["" : 18, "rife" : 1]>
+direct (float[1,3,H,W] in0, float[1,3,H,W] in1, float[1,1,H,W] in2) => (float[1,3,H,W] out0)
+<int64[1] first = {0}, int64[1] last = {2}, int64[1] channels = {1}, float nine = {9}>
+{
+    [slice] part = Slice (in0, first, last, channels)
+    [grow] flow = Mul (part, nine)
+    [warp] warped = rife.Warp (in1, flow)
+    [blend] out0 = Mul (warped, in2)
+}
+"""
+
 
 @pytest.fixture(scope="module")
 def donor() -> OpenDonor:
@@ -205,6 +218,20 @@ def test_warps_at_other_sizes_get_grids_of_their_own(small: HubModel) -> None:
 def test_the_layout_whose_grid_is_fed_refuses_warps_at_other_sizes(small: HubModel) -> None:
     with pytest.raises(UnsupportedOp, match="warp: warps at 1/2 of the size"):
         lower_model(small, OnnxOptions("vsmlrt-v1"))
+
+
+@pytest.mark.parametrize("layout", sorted(FEEDS))
+def test_frames_that_are_warped_as_they_come_are_found_in_every_layout(layout: str) -> None:
+    model = onnx.parser.parse_model(DIRECT)
+    model.functions.append(warp_function())
+    onnx.helper.set_model_props(model, HubMetadata(warps=1).to_properties())
+    (sample,) = make_samples([(64, 32)], [0.5], SEED)
+    lowered = lower_model(from_onnx(model), OnnxOptions(layout))
+    expected = run_plain(model, feed_plain(sample, 32))
+    verdict = judge(
+        compare(expected, run_plain(lowered, FEEDS[layout](sample, 32))), ONNXRUNTIME_FP32
+    )
+    assert verdict.passed, verdict.sentence
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from surgery.targets.lowering.nodes import FLOAT, Nodes
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-    Size = tuple[Fraction, Fraction]
+Size = tuple[Fraction, Fraction]
 
 HEIGHT_AXIS, WIDTH_AXIS = 2, 3
 # From operator set 20 on, GridSample calls bilinear sampling of pictures what Resize calls it.
@@ -40,7 +40,7 @@ class Grid:
 
 def lower_warps(
     graph: gs.Graph,
-    extents: Mapping[str, shapes.Extent],
+    sizes: Mapping[str, Size],
     opset: int,
     given: Grid | None = None,
 ) -> int:
@@ -51,7 +51,7 @@ def lower_warps(
 
     Args:
         graph: the hub graph, without warps afterwards.
-        extents: of its tensors.
+        sizes: height and width of each warp's image, as fractions of the frame's, by node name.
         opset: the operator set that the nodes are to belong to.
         given: the grid of full-size frames, where the host feeds it; None to compute each.
 
@@ -63,8 +63,7 @@ def lower_warps(
     grids: dict[Size, Grid] = {} if given is None else {full_size: given}
     refusals = []
     for node in warps:
-        extent = extents[node.inputs[0].name]
-        size = (extent.height, extent.width)
+        size = sizes[node.name]
         if size not in grids and given is not None:
             refusals.append(f"{node.name}: warps at {size[0]} of the size; the layout feeds 1")
             continue
@@ -74,6 +73,13 @@ def lower_warps(
     if refusals:
         raise UnsupportedOp("this layout", refusals)
     return len(warps)
+
+
+def measure_warps(graph: gs.Graph) -> dict[str, Size]:
+    """The size of each warp's image in a hub graph; see `lower_warps`."""
+    extents = shapes.infer_extents(graph)
+    images = {node.name: extents[node.inputs[0].name] for node in graph.nodes if is_warp(node)}
+    return {name: (extent.height, extent.width) for name, extent in images.items()}
 
 
 def _compute_grid(graph: gs.Graph, image: gs.Tensor, name: str) -> Grid:
