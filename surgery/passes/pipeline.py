@@ -12,6 +12,7 @@ from surgery.hub.model import HubModel
 from surgery.hub.verify import verify_open
 from surgery.passes.compose_resizes import compose_resizes
 from surgery.passes.distribute_resizes import distribute_resizes
+from surgery.passes.distribute_scales import distribute_scales
 from surgery.passes.drop_identities import drop_identities
 from surgery.passes.drop_input_clips import drop_input_clips
 from surgery.passes.drop_unread_channels import drop_unread_channels
@@ -19,15 +20,19 @@ from surgery.passes.factor_blend import factor_blend
 from surgery.passes.fold_betas import fold_betas
 from surgery.passes.fold_residuals import fold_residuals
 from surgery.passes.fold_scales import fold_scales
+from surgery.passes.join_directions import join_directions
 from surgery.passes.merge_concats import merge_concats
 from surgery.passes.merge_duplicates import merge_duplicates
 from surgery.passes.merge_pixel_shuffles import merge_pixel_shuffles
 from surgery.passes.move_resizes_up import move_resizes_up
+from surgery.passes.move_scales_down import move_scales_down
 from surgery.passes.move_scales_up import move_scales_up
 from surgery.passes.move_slices_up import move_slices_up
+from surgery.passes.move_sums_up import move_sums_up
 from surgery.passes.replace_deconvolutions import replace_deconvolutions
 from surgery.passes.split_flows import split_flows
 from surgery.passes.turn_divisions import turn_divisions
+from surgery.passes.turn_negations import turn_negations
 from surgery.passes.ungroup_convolutions import ungroup_convolutions
 
 log = logging.getLogger(__name__)
@@ -60,18 +65,23 @@ class Pass:
 PORTABLE: tuple[Pass, ...] = (
     Pass(drop_identities),  # first: everything else matches neighbours
     Pass(turn_divisions),  # every later pass knows factors as Mul alone
+    Pass(turn_negations),  # signs are factors, too
     Pass(fold_betas),
     Pass(merge_concats),  # before resizes move: one Concat to move over
     Pass(move_resizes_up),
     Pass(move_slices_up),  # makes the Resize of each part visible on its own
+    Pass(move_sums_up),  # an ensemble's averages: before the factor that halves them
+    Pass(move_scales_down),  # an ensemble's negated masks
     Pass(move_scales_up),  # after slices: only the flow's channels are scaled
     Pass(split_flows),  # after slices and scales: flows are sums of enlarged parts by now
     Pass(distribute_resizes),  # makes the pairs that compose_resizes joins
     Pass(compose_resizes),
+    Pass(distribute_scales),  # an ensemble's halves, next to each direction's convolution
     Pass(fold_scales),  # after everything that moves a factor next to its convolution
     Pass(replace_deconvolutions),
     Pass(merge_pixel_shuffles),
     Pass(drop_unread_channels),
+    Pass(join_directions),  # after fold_scales: factors and signs are in the weights by then
     Pass(factor_blend),
     Pass(merge_duplicates),  # last: other passes leave equal nodes behind
 )
