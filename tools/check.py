@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from checks import conversions, mutants
+from checks import conversions, mutants, passes
 
 
 class Command(Protocol):
@@ -22,7 +22,7 @@ class Command(Protocol):
         """Check and report; the exit status is the verdict."""
 
 
-COMMANDS: dict[str, Command] = {"conversions": conversions, "mutants": mutants}
+COMMANDS: dict[str, Command] = {"conversions": conversions, "mutants": mutants, "passes": passes}
 
 
 def main() -> int:

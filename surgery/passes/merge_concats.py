@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from surgery.hub import ops
 from surgery.passes import edit
 
 if TYPE_CHECKING:
     from surgery.hub.model import HubModel
+
+log = logging.getLogger(__name__)
 
 
 def merge_concats(model: HubModel) -> int:
@@ -20,10 +22,11 @@ def merge_concats(model: HubModel) -> int:
     for node in list(model.graph.nodes):
         if node.op != "Concat":
             continue
-        consumer = edit.sole_consumer(model.graph, node.outputs[0])
-        if consumer is None or consumer.op != "Concat":
+        if not any(reader.op == "Concat" for reader in node.outputs[0].outputs):
             continue
-        if ops.concat_axis(node) != ops.concat_axis(consumer):
+        consumer = edit.sole_consumer(model.graph, node.outputs[0])
+        if consumer is None:
+            log.debug("%s: refused: it has other readers", node.name)
             continue
         parts = list(consumer.inputs)
         place = parts.index(node.outputs[0])
