@@ -253,7 +253,8 @@ class FolderForm(Form):
         """Find flows that are not two channels, missing warps and the like."""
         found = sum(layer.type == "rife.Warp" for layer in self.graph.layers)
         warps = next((n for n in (expected_warps, self._warps) if n is not None), found)
-        return check_ncnn_structure(self.graph, warps)
+        timestep = self.facts.get("model", {}).get("timestep", "plane")
+        return check_ncnn_structure(self.graph, warps, has_timestep=timestep == "plane")
 
     @property
     def is_fp16(self) -> bool:

@@ -40,7 +40,10 @@ def measure_flows(flows: Sequence[np.ndarray]) -> list[FlowStatistics]:
     """Measure the flows of one frame, in the order of the warps.
 
     Shapes: each [N,2,H,W]. Units: pixels. Warps come in pairs, one for each of the two frames.
+    Flows smaller than the frame are left out: refinements shrink those of full size to get them.
     """
+    widest = max((flow.shape[-1] for flow in flows), default=0)
+    flows = [flow for flow in flows if flow.shape[-1] == widest]
     measured = [_measure_flow(flow) for flow in flows]
     for index in range(0, len(flows) - 1, 2):
         distance = np.hypot(*np.moveaxis(flows[index] - flows[index + 1], 1, 0))

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from surgery.sources.stock import Donor, StockNetwork, build_network
 log = logging.getLogger(__name__)
 
 Inputs = tuple[torch.Tensor, ...]
+# Mean and deviation that a raw channel is to have, where one of its pixels is so many of the frame.
+Wanted = Callable[[int, float], tuple[float, float]]
 Hook = Callable[[torch.nn.Module, Inputs, torch.Tensor], torch.Tensor | None]
 
 ATTEMPTS = 6
@@ -45,6 +48,11 @@ FIRST_MEANS = (2.0, 1.5, -2.0, -1.5)
 # An ensemble averages two nearly independent flows, which makes the mean smaller by sqrt(2).
 ENSEMBLE_GAIN = 2**0.5
 FRAME_CHANNELS, FLOW_CHANNELS = 3, 4
+# Where a block's raw output comes from, and which channel each begins with: 3.x has the mask apart.
+HEADS = {"lastconv": 0, "conv1": 0, "conv2": FLOW_CHANNELS}
+# Of the paper's second stage, whose sigmoid adds to the frame: a tenth of white, not all of it.
+REFINEMENT_HEAD = "unet.conv"
+REFINED = 0.2
 SUBPIXELS = 4  # of a pixel shuffle by 2
 LEAST_RAW = 1e-6  # of a channel that does not vary, which no factor can help
 OPPOSITE_PART = 0.1
@@ -76,14 +84,15 @@ def calibrated_weights(
             `surgery.proof.tolerances.CALIBRATED_FLOW`.
     """
     network = build_network(donor, scale=scale, ensemble=ensemble)
+    heeds_timestep = network.timestep == "plane"
     inputs, later_inputs = _make_inputs(network.padding)
     complaints = ""
     for attempt in range(ATTEMPTS):
         generator = torch.Generator().manual_seed(seed * ATTEMPTS + attempt)
         _initialise(network.net, generator)
-        if ensemble:
+        if network.averages_directions:
             _oppose_frames(network)
-        else:
+        elif heeds_timestep:
             _heed_timestep(network)
         _calibrate_blocks(network, inputs)
         complaints = _find_complaints(network, inputs, later_inputs)
@@ -118,6 +127,8 @@ def _find_complaints(network: StockNetwork, inputs: Inputs, later_inputs: Inputs
         return complaints
     if not float(frame.std()) >= LEAST_DEVIATION:
         return f"the frame varies by {float(frame.std()):.3f}"
+    if network.timestep != "plane":
+        return ""
     effect = float((_run(network, later_inputs) - frame).abs().mean())
     if not effect >= LEAST_TIMESTEP_EFFECT:
         return f"another timestep changes the frame by {effect:.4f}"
@@ -192,58 +203,86 @@ def _oppose_frames(network: StockNetwork) -> None:
 
 def _calibrate_blocks(network: StockNetwork, inputs: Inputs) -> None:
     """Calibrate all blocks in one forward: each is met behind those that are calibrated."""
+    width = inputs[0].shape[-1]
     with ExitStack() as hooks:
         for index, divisor in enumerate(network.scale_list):
-            last = network.net.get_submodule(f"block{index}.lastconv")
-            hook = _make_hook(index, divisor, network.ensemble)
-            hooks.callback(last.register_forward_hook(hook).remove)
+            for name, first in HEADS.items():
+                last = _get_module(network.net, f"block{index}.{name}")
+                if last is not None:
+                    wanted = partial(
+                        _wanted, index=index, first=first, averages=network.averages_directions
+                    )
+                    hook = _make_hook(wanted, width, divisor)
+                    hooks.callback(last.register_forward_hook(hook).remove)
+        refined = _get_module(network.net, REFINEMENT_HEAD)
+        if refined is not None:
+            hook = _make_hook(lambda _channel, _pixels: (0.0, REFINED), width, 1)
+            hooks.callback(refined.register_forward_hook(hook).remove)
         _run(network, inputs)
 
 
-def _make_hook(index: int, divisor: float, ensemble: bool) -> Hook:
+def _get_module(net: torch.nn.Module, name: str) -> torch.nn.Module | None:
+    return dict(net.named_modules()).get(name)
+
+
+def _make_hook(wanted: Wanted, width: int, divisor: float) -> Hook:
     is_calibrated = False
 
     def calibrate(
         last: torch.nn.Module, inputs: tuple[torch.Tensor, ...], raw: torch.Tensor
     ) -> torch.Tensor | None:
         nonlocal is_calibrated
-        if is_calibrated:  # an ensemble calls each block again, with the frames exchanged
+        pixels = width / raw.shape[-1]
+        # An ensemble calls each block again, with the frames exchanged; 3.8 tries its first block
+        # at half the resolution before.
+        if is_calibrated or pixels > divisor * (1 if _is_3_x(last) else 2):
             return None
         is_calibrated = True
-        _calibrate_last(last, raw, index, divisor, ensemble)
+        _calibrate_last(last, raw, pixels, wanted)
         result: torch.Tensor = last.forward(*inputs)
         return result
 
     return calibrate
 
 
+def _is_3_x(last: torch.nn.Module) -> bool:
+    """Whether a block ends in two convolutions that both enlarge, as in 3.x."""
+    return isinstance(last, torch.nn.Sequential) and not _shuffles(last)
+
+
+def _shuffles(last: torch.nn.Module) -> bool:
+    return isinstance(last, torch.nn.Sequential) and isinstance(last[-1], torch.nn.PixelShuffle)
+
+
 def _calibrate_last(
-    last: torch.nn.Module, raw: torch.Tensor, index: int, divisor: float, ensemble: bool
+    last: torch.nn.Module, raw: torch.Tensor, pixels: float, wanted: Wanted
 ) -> None:
     """Give the raw output of one block the wanted mean and deviation in every channel."""
     conv, subpixels = _split_last(last)
-    # Without a pixel shuffle the output is enlarged, and the flow multiplied, by 2 more.
-    pixels = divisor * (1 if subpixels > 1 else 2)
     assert conv.bias is not None  # as in every stock source
+    weight = conv.weight.data
+    if isinstance(conv, torch.nn.ConvTranspose2d):
+        weight = weight.transpose(0, 1)  # a view: inputs come first there
     # What counts is the deviation after the block has enlarged its output, which smooths it.
     enlarged = torch.nn.functional.interpolate(raw, scale_factor=pixels, mode="bilinear")
     for channel in range(raw.shape[1]):
-        mean, deviation = _wanted(channel, index, pixels)
-        if ensemble:
-            deviation *= ENSEMBLE_GAIN
+        mean, deviation = wanted(channel, pixels)
         rows = slice(channel * subpixels, (channel + 1) * subpixels)
         factor = _round(deviation / max(float(enlarged[0, channel].std()), LEAST_RAW))
-        conv.weight.data[:, rows] *= factor
+        weight[rows] *= factor
         shift = mean - float(raw[0, channel].mean()) * factor
         conv.bias.data[rows] = conv.bias.data[rows] * factor + _round(shift)
 
 
-def _split_last(last: torch.nn.Module) -> tuple[torch.nn.ConvTranspose2d, int]:
-    """A block's last convolution, and how many of its channels make one after it."""
-    conv = last[0] if isinstance(last, torch.nn.Sequential) else last
-    assert isinstance(conv, torch.nn.ConvTranspose2d)  # in every stock source
-    shuffles = isinstance(last, torch.nn.Sequential)
-    return conv, SUBPIXELS if shuffles else 1
+def _split_last(
+    last: torch.nn.Module,
+) -> tuple[torch.nn.ConvTranspose2d | torch.nn.Conv2d, int]:
+    """A head's last convolution, and how many of its channels make one after it."""
+    conv = last
+    if isinstance(last, torch.nn.Sequential):
+        conv = last[0] if _shuffles(last) else last[-1]
+    assert isinstance(conv, (torch.nn.ConvTranspose2d, torch.nn.Conv2d))  # in every stock source
+    return conv, SUBPIXELS if _shuffles(last) else 1
 
 
 def _round(number: float) -> float:
@@ -258,9 +297,13 @@ def _liken_subpixels(last: torch.nn.Module) -> None:
     own.copy_(OWN_PART * own + COMMON_PART * own[:, :, :1])
 
 
-def _wanted(channel: int, index: int, pixels: float) -> tuple[float, float]:
+def _wanted(
+    channel: int, pixels: float, *, index: int, first: int, averages: bool
+) -> tuple[float, float]:
     """Mean and deviation of a raw channel: 0 to 3 are flow, 4 is the mask, the rest features."""
+    gain = ENSEMBLE_GAIN if averages else 1.0
+    channel += first
     if channel < FLOW_CHANNELS:
         mean = FIRST_MEANS[channel] if index == 0 else 0.0
-        return mean / pixels, (FIRST_FLOW if index == 0 else LATER_FLOW) / pixels
-    return 0.0, MASK if channel == FLOW_CHANNELS else FEATURE
+        return mean / pixels, gain * (FIRST_FLOW if index == 0 else LATER_FLOW) / pixels
+    return 0.0, gain * (MASK if channel == FLOW_CHANNELS else FEATURE)

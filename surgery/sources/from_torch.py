@@ -53,9 +53,24 @@ def export_network(
     export = _export_torchscript if exporter == "torchscript" else _export_dynamo
     with torch.no_grad(), _without_noise():
         model = export(network.eval(), example, padding)
+    _restore_inputs(model)
     name_after_modules(model)
     tidy_export(model)
     return model
+
+
+def _restore_inputs(model: onnx.ModelProto) -> None:
+    """Put back an input that the exporter dropped: a network of a fixed timestep reads no `in2`."""
+    found = {value.name: value for value in model.graph.input}
+    sizes = [dim.dim_param for dim in found[INPUT_NAMES[0]].type.tensor_type.shape.dim[2:]]
+    for name, channels in hub_model.V4_INPUTS.items():
+        found.setdefault(
+            name,
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, channels, *sizes]),
+        )
+    ordered = [found[name] for name in INPUT_NAMES]
+    del model.graph.input[:]
+    model.graph.input.extend(ordered)
 
 
 def _export_torchscript(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -83,11 +84,13 @@ class StockNetwork(torch.nn.Module):
         architecture: what its tensors look like, None for none of the known ones.
         warp_count: calls of warp in one forward, counted.
         reads: the names of the tensors that forward reads.
+        averages_directions: whether blocks run twice, as in an ensemble, asked for or built in.
     """
 
     net: torch.nn.Module
     warp_count: int
     reads: frozenset[str]
+    averages_directions: bool
 
     def __init__(
         self,
@@ -120,6 +123,7 @@ class StockNetwork(torch.nn.Module):
         )
         watched = _watch_forward(self, preferred_image)
         self.warp_count, self.reads = watched.warps, watched.reads
+        self.averages_directions = watched.averages_directions
         self._calling = dataclasses.replace(self._calling, image=watched.image)
         _refuse_memory(before, net, donor)
         refines = any(name.startswith(REFINEMENT + ".") for name in self.reads)
@@ -353,11 +357,12 @@ def _read_own_scale_list(
 
 @dataclasses.dataclass(frozen=True)
 class _Watched:
-    """What one forward shows: calls of warp, the tensors that are read, where the image is."""
+    """What one forward shows; see `StockNetwork`, and `Calling` for the image."""
 
     warps: int
     reads: frozenset[str]
     image: tuple[int, ...]
+    averages_directions: bool
 
 
 def _watch_forward(network: StockNetwork, preferred_image: int | None) -> _Watched:
@@ -366,7 +371,7 @@ def _watch_forward(network: StockNetwork, preferred_image: int | None) -> _Watch
     On real tensors, though shapes would do: some sources move theirs to a device by name.
     """
     count = 0
-    ran: set[torch.nn.Module] = set()
+    runs: Counter[torch.nn.Module] = Counter()
 
     def stub(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
         nonlocal count
@@ -374,7 +379,7 @@ def _watch_forward(network: StockNetwork, preferred_image: int | None) -> _Watch
         return image
 
     def note(module: torch.nn.Module, _inputs: object) -> None:
-        ran.add(module)
+        runs[module] += 1
 
     size = network.padding
     inputs = tuple(torch.full((1, channels, size, size), 0.5) for channels in (3, 3, 1))
@@ -393,14 +398,15 @@ def _watch_forward(network: StockNetwork, preferred_image: int | None) -> _Watch
     reads = {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in network.net.named_modules()
-        if module in ran
+        if module in runs
         for name, _ in (
             *module.named_parameters(recurse=False),
             *module.named_buffers(recurse=False),
         )
     }
     image = find_image(result, (size, size), preferred_image)
-    return _Watched(count, frozenset(reads), image)
+    last = getattr(network.net, f"block{len(network.scale_list) - 1}", None)
+    return _Watched(count, frozenset(reads), image, last is not None and runs[last] > 1)
 
 
 def _read_state(net: torch.nn.Module) -> dict[tuple[str, str], Any]:
