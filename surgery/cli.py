@@ -310,6 +310,13 @@ def validate(
     size: Annotated[list[str] | None, typer.Option(metavar="WxH", help="Repeatable")] = None,
     timestep: Annotated[list[float] | None, typer.Option(help="Repeatable")] = None,
     engine: Annotated[list[str] | None, typer.Option(help="Repeatable")] = None,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Find the first layer that differs")
+    ] = False,
+    cut_out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write that layer here, with its inputs"),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the figures here")] = None,
     force: ForceOption = False,
 ) -> None:
@@ -327,11 +334,15 @@ def validate(
             sizes=[_read_size(text) for text in size or ()],
             timesteps=timestep or (),
             engines=engine or (),
+            bisect=bisect,
+            cut_out=cut_out,
             report=json,
             force=force,
             progress=progress,
         )
     _show_validation(validation)
+    if validation.bisection is not None:
+        _say(validation.bisection.describe())
     if not validation.passed:
         for complaint in validation.complaints():
             typer.echo(complaint, err=True)

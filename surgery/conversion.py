@@ -17,6 +17,7 @@ from surgery.sources.open_donor import OpenDonor, Weights, open_donor
 if TYPE_CHECKING:
     from surgery.engines import Engine
     from surgery.hub.model import HubModel
+    from surgery.proof.bisect import Bisection
     from surgery.proof.forms import FolderForm, Form
     from surgery.proof.validate import Validation
     from surgery.targets.make_ncnn import NcnnModel, NcnnOptions
@@ -292,6 +293,8 @@ def validate(
     sizes: Sequence[tuple[int, int]] = (),
     timesteps: Sequence[float] = (),
     engines: Sequence[str] = (),
+    bisect: bool = False,
+    cut_out: Path | None = None,
     report: Path | None = None,
     force: bool = False,
     progress: Progress = _silent,
@@ -308,6 +311,8 @@ def validate(
         sizes: of the frames, (width, height); empty for two that suit the padding.
         timesteps: between 0 and 1; empty for 0.25 and 0.5.
         engines: names of engines; empty for each form's own.
+        bisect: find the first layer that differs.
+        cut_out: a folder to write that layer to, with its inputs.
         report: a file to write the figures to, as JSON.
         force: replace an existing report.
         progress: called with one line for each step.
@@ -319,8 +324,9 @@ def validate(
     from surgery.output import write_file_atomically
     from surgery.proof.validate import TIMESTEPS, validate_forms
 
-    if report is not None:
-        _refuse_taken(report, force)
+    for taken in (report, cut_out):
+        if taken is not None:
+            _refuse_taken(taken, force)
     for timestep in timesteps:
         _refuse_timestep(timestep)
     given = Weights(weights, random_weights)
@@ -335,9 +341,23 @@ def validate(
         timesteps=timesteps or TIMESTEPS,
         progress=progress,
     )
+    if bisect or cut_out is not None:
+        progress("looking for the first layer that differs")
+        validation.bisection = _bisect(forms[0], forms[1], cut_out, force)
     if report is not None:
         write_file_atomically(report, validation.to_json(), force=force)
     return validation
+
+
+def _bisect(reference: Form, candidate: Form, cut_out: Path | None, force: bool) -> Bisection:
+    from surgery.output import new_folder
+    from surgery.proof.bisect import bisect_forms, write_first_difference
+
+    evidence = bisect_forms(reference, candidate)
+    if cut_out is not None and evidence.bisection.first is not None:
+        with new_folder(cut_out, force=force) as folder:
+            write_first_difference(evidence, folder)
+    return evidence.bisection
 
 
 def run(

@@ -136,6 +136,13 @@ NCNN_FP16_WEIGHTS = Tolerance(
     55.0,
     "11 bits of each weight; measured 55 to 65 dB, and 58.7 in frames of 8 bits",
 )
+ONE_LAYER = Tolerance(
+    "one layer against another form of it, from the same values, as part of the largest one",
+    Metric.MAX_ABS,
+    1e-4,
+    "Winograd, and sums in another order; measured 2e-5. The smallest fault of the mutation check "
+    "that is worth a search, one weight of a convolution off by a deviation, gives 1e-3 or more",
+)
 RUNTIME_CPU_FP32 = Tolerance(
     "rife-ncnn-vulkan on CPU against torch, fp32 weights",
     Metric.MAX_LEVELS,
@@ -155,6 +162,12 @@ RUNTIME_VULKAN = Tolerance(
     "Vulkan keeps every blob, flows included, in fp16, and the frame has 8 bits (58.9 dB at "
     "best); measured 55 to 58 on llvmpipe. A wrong channel can hide at 45 dB, so 50 dB proves "
     "nothing by itself: the verdict on a conversion comes from float outputs and structure",
+)
+WARP_POSITION = Tolerance(
+    "where a foreign graph samples against where a warp does, in pixels",
+    Metric.MAX_ABS,
+    0.01,
+    "a grid in -1..1 has steps of 6e-8, which is 1e-5 px here; grids rounded to fp16 are 0.1 px off",
 )
 LOWERED_FP16 = Tolerance(
     "lowered ONNX in fp16 against torch",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
+    from surgery.proof.bisect import Bisection
     from surgery.sources.open_donor import OpenDonor
     from surgery.targets.make_ncnn import NcnnModel
 
@@ -66,12 +67,14 @@ class Validation:
         findings: faults of structure and blobs beyond fp16, each with the form it was found in.
         warnings: what weakens the verdict without changing it: engines that are not installed,
             flows too small to prove a warp, branches that the donor alone would have taken.
+        bisection: where the two forms part, if that was asked for.
     """
 
     reference: str
     rows: list[Row] = dataclasses.field(default_factory=list)
     findings: list[tuple[str, Finding]] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    bisection: Bisection | None = None
 
     @property
     def passed(self) -> bool:
@@ -104,6 +107,7 @@ class Validation:
                             for form, finding in self.findings
                         ],
                         "warnings": self.warnings,
+                        "bisection": self.bisection.to_facts() if self.bisection else None,
                     }
                 ),
                 indent=2,
