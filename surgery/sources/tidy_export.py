@@ -41,7 +41,8 @@ def _read_constant(node: onnx.NodeProto) -> onnx.TensorProto:
         array = numpy_helper.to_array(value)
     else:  # value_float, value_floats, value_int, value_ints
         array = np.asarray(value, np.float32 if "float" in attribute.name else np.int64)
-    return numpy_helper.from_array(np.ascontiguousarray(array), node.output[0])
+    # ascontiguousarray would make a list of one of a number, which Gather tells apart.
+    return numpy_helper.from_array(np.asarray(array, order="C"), node.output[0])
 
 
 def _bypass_constant_identities(graph: onnx.GraphProto) -> None:
