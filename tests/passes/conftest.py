@@ -147,7 +147,7 @@ class Builder:
         tensor.shape = [1, 3, "H", "W"]
         inputs = [self.in0, self.in1, self.in2]
         graph = gs.Graph(self.nodes, inputs, [tensor], name="built", opset=18)
-        count = sum(node.op == warp.OP_TYPE for node in self.nodes)
+        count = sum(node.op == warp.OP_TYPE for node in graph.cleanup().nodes)
         model = HubModel(graph, HubMetadata(timestep="fixed 0.5", warps=count))
         closed = model.to_onnx()
         verify_hub(closed)
