@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from checks import conversions, mutants, passes
+from checks import conversions, first_layer, mutants, no_false_alarm, passes
 
 
 class Command(Protocol):
@@ -22,7 +22,13 @@ class Command(Protocol):
         """Check and report; the exit status is the verdict."""
 
 
-COMMANDS: dict[str, Command] = {"conversions": conversions, "mutants": mutants, "passes": passes}
+COMMANDS: dict[str, Command] = {
+    "conversions": conversions,
+    "first-layer": first_layer,
+    "mutants": mutants,
+    "no-false-alarm": no_false_alarm,
+    "passes": passes,
+}
 
 
 def main() -> int:

@@ -141,3 +141,27 @@ def test_planting_a_fault_leaves_the_original_as_it_is(jury: Jury) -> None:
         changed = mutant.plant(graph)
         assert changed.layers is not graph.layers
     assert (render(graph), write_weights(graph, fp16=False)) == before
+
+
+def test_the_search_names_the_layer_that_was_changed(jury: Jury) -> None:
+    from checks.first_layer import choose_mutants, search
+    from checks.mutations import Mutant
+
+    layer = next(one for one in jury.made.graph.layers if one.type == "Sigmoid")
+    result = search(jury, Mutant(VERSION, "negate_mask", layer.name))
+    assert result["right"]
+    assert result["named"] == "Sigmoid"
+    assert all(one.operator != "overflow_blob" for one in choose_mutants(jury))
+
+
+def test_a_right_conversion_raises_no_alarm_and_a_wrong_one_does(jury: Jury) -> None:
+    from checks.mutations import Mutant
+    from checks.no_false_alarm import list_alarms
+
+    graph = jury.made.graph
+    layer = next(one.name for one in graph.layers if one.type == "Sigmoid")
+    wrong = Mutant(VERSION, "negate_mask", layer).plant(graph)
+    for judged, count in ((graph, 0), (wrong, 1)):
+        (judgement,) = jury.judge_each(judged)
+        result = {"passed": [judgement.passed], "said": [judgement.what]}
+        assert len(list_alarms(result)) == count

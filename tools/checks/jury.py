@@ -74,6 +74,15 @@ class Jury:
 
     def judge(self, graph: NcnnGraph) -> Judgement:
         """Look at the structure, then write and run the folder until something is found."""
+        return self._judge(graph, self._expected)
+
+    def judge_each(self, graph: NcnnGraph) -> list[Judgement]:
+        """The same for each size by itself, all of them."""
+        sizes = dict.fromkeys(sample.in0.shape for sample, _ in self._expected)
+        parts = [[one for one in self._expected if one[0].in0.shape == size] for size in sizes]
+        return [self._judge(graph, part) for part in parts]
+
+    def _judge(self, graph: NcnnGraph, expected: Sequence[tuple[Sample, np.ndarray]]) -> Judgement:
         findings = check_ncnn_structure(graph, self.made.metadata.warps)
         if findings:
             return Judgement(False, "structure", str(findings[0]))
@@ -84,15 +93,15 @@ class Jury:
         with tempfile.TemporaryDirectory(prefix="rife") as scratch:
             folder = Path(scratch) / "model"
             write_model(folder, graph, fp16=False)
-            return self._run(folder)
+            return self._run(folder, expected)
 
     def digest_model(self) -> str:
         """Changes when the conversion does."""
         return digest(render(self.made.graph).encode(), write_weights(self.made.graph, fp16=False))
 
-    def _run(self, folder: Path) -> Judgement:
+    def _run(self, folder: Path, frames: Sequence[tuple[Sample, np.ndarray]]) -> Judgement:
         largest = 0.0
-        for index, (sample, expected) in enumerate(self._expected):
+        for index, (sample, expected) in enumerate(frames):
             found, ranges = self._compute(folder, sample, ranged=index == 0)
             overflows = find_overflows(ranges)
             if overflows:
