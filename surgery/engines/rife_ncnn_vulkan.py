@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 WORKER = "surgery.engines.rife_ncnn_vulkan_worker"
 MODULE = "rife_ncnn_vulkan_python"
 # Its metadata names too few and too many dependencies, hence --no-deps.
-INSTALL = "pip install --no-deps rife-ncnn-vulkan-python-tntwise"
+INSTALL = (
+    "pip install --no-deps rife-ncnn-vulkan-python-tntwise; pip install opencv-python-headless"
+)
 CPU = -1
 # It tells how to run a model from the path of its folder, and that includes how far it pads.
 # Source: rife_ncnn_vulkan.py of the package, `Rife.__init__`.

@@ -133,6 +133,20 @@ def _without_noise() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _refuse_branches(network: stock.StockNetwork, label: str) -> None:
+    """Refuse what dynamo cannot express, before it takes its time to find out."""
+    size = network.padding
+    frames = [torch.full((1, n, size, size), 0.5) for n in hub_model.V4_INPUTS.values()]
+    with torch.no_grad(), ChosenBranches() as branches:
+        network(*frames)
+    if branches.decisions:
+        raise DonorError(
+            f"{label} branches on its data ({summarise_decisions(branches.decisions)[0]}), which "
+            "the dynamo exporter cannot express; use --exporter torchscript, which bakes one "
+            "branch in on purpose"
+        )
+
+
 def export_hub(
     donor: Donor,
     state: Mapping[str, torch.Tensor],
@@ -154,14 +168,11 @@ def export_hub(
     """
     network = stock.build_network(donor, scale=scale, ensemble=ensemble, warp=torch_warp.call_warp)
     checkpoint.load_into(network, state)
+    if exporter == "dynamo":
+        _refuse_branches(network, donor.label)
     with stock.forbid_grid_sample(), ChosenBranches() as branches:
         graph = export_network(network, network.padding, exporter)
     baked = summarise_decisions(branches.decisions)
-    if baked and exporter == "dynamo":
-        raise DonorError(
-            f"{donor.label} branches on its data ({baked[0]}), which the dynamo exporter cannot "
-            "express; use --exporter torchscript, which bakes one branch in on purpose"
-        )
     architecture = network.architecture
     metadata = HubMetadata(
         timestep=network.timestep,

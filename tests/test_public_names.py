@@ -1,0 +1,49 @@
+"""The package's front: every name is there, and naming it loads nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import surgery
+from surgery import conversion, errors
+
+
+def test_every_public_name_is_there_and_says_what_it_does() -> None:
+    for name in surgery.__all__:
+        assert (getattr(surgery, name).__doc__ or "").strip(), name
+
+
+def test_the_verbs_are_those_of_the_conversion() -> None:
+    assert surgery.convert is conversion.convert
+    assert surgery.validate is conversion.validate
+    assert surgery.SurgeryError is errors.SurgeryError
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'transmogrify'"):
+        _ = surgery.transmogrify
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    heavy = {"torch", "onnx", "onnxruntime", "numpy", "ncnn"}
+    script = f"import sys, surgery; print(*sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+def test_every_error_of_the_package_is_one_family() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    own = [kind for kind in kinds if issubclass(kind, Exception)]
+    assert len(own) > 5
+    assert all(issubclass(kind, errors.SurgeryError) for kind in own)
+
+
+def test_unsupported_ops_are_listed_together() -> None:
+    error = errors.UnsupportedOp("to_ncnn", ["/a: cubic", "/b: nearest"])
+    assert str(error) == "to_ncnn cannot express 2 node(s):\n  /a: cubic\n  /b: nearest"
+    assert error.refusals == ("/a: cubic", "/b: nearest")
