@@ -425,6 +425,8 @@ def _say_folder(output: Path, made: NcnnModel) -> None:
     for name, reason in refusals.items():
         if reason:
             _say(f"  not in {name}: {reason}")
+    for note in made.notes:
+        _say(f"  {note}")
 
 
 def _show_validation(validation: Validation) -> None:

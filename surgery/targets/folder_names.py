@@ -111,7 +111,7 @@ def read_folder_path(path: str, runtime: str) -> Reading | None:
         RuntimeRefused: there is no such runtime.
         ValueError: the runtime reads no paths (`ncnn`: the host decides).
     """
-    rules = PATH_RULES.get(find_runtime(runtime).name)
+    rules = _find_rules(runtime)
     if rules is None:
         raise ValueError(f"runtime {runtime} does not read the path of a model")
     text = PurePath(path).name if rules.reads_name_alone else path
@@ -136,7 +136,7 @@ def refuse_folder_path(path: str, padding: int, runtime: str) -> str:
     Raises:
         RuntimeRefused: there is no such runtime.
     """
-    if find_runtime(runtime).name not in PATH_RULES:
+    if _find_rules(runtime) is None:
         return ""
     if fault := _find_fault(path, padding, runtime):
         return f"{fault}; {_propose(path, padding, runtime)}"
@@ -156,6 +156,11 @@ def name_folder(padding: int, runtime: str, name: str = "", parent: str = "") ->
         if not _find_fault(str(PurePath(parent, proposal)), padding, runtime):
             return proposal
     return None
+
+
+def _find_rules(runtime: str) -> PathRules | None:
+    found = find_runtime(runtime)
+    return PATH_RULES.get(found.reads_paths_like or found.name)
 
 
 def _find_fault(path: str, padding: int, runtime: str) -> str:

@@ -12,8 +12,10 @@ from surgery.formats.ncnn_folder import write_network
 from surgery.formats.ncnn_param import NcnnGraph, render
 from surgery.formats.ncnn_splits import insert_splits
 from surgery.hub.model import HubMetadata, HubModel
+from surgery.hub.ops import torch_module
 from surgery.passes import pipeline
 from surgery.passes.fold_betas import fold_betas
+from surgery.targets.dense_cost import measure_dense_cost
 from surgery.targets.legalise.fuse_activations import fuse_activations
 from surgery.targets.legalise.merge_crops import merge_crops
 from surgery.targets.legalise.name_flows import name_flows
@@ -53,6 +55,7 @@ class NcnnModel:
         options: how it was translated.
         edits: how many edits each pass made.
         flows: the names of the blobs that TTA averages; empty when there are none.
+        notes: what the choice of runtimes costs, in words.
     """
 
     graph: NcnnGraph
@@ -60,6 +63,7 @@ class NcnnModel:
     options: NcnnOptions
     edits: dict[str, int]
     flows: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def refusals(self) -> dict[str, str]:
         """For every known runtime why it cannot run the model; empty where it can."""
@@ -71,7 +75,8 @@ class NcnnModel:
         for kind in runtime.lacks(layer.type for layer in self.graph.layers):
             names = [layer.name for layer in self.graph.layers if layer.type == kind]
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            reasons.append(f"{kind} ({names[0]}{more}) is not compiled in")
+            module = torch_module(names[0]) or "the network itself"
+            reasons.append(f"{kind} ({names[0]}{more}; torch: {module}) is not compiled in")
         padding = refuse_padding(runtime, self.metadata.padding)
         return "; ".join([*reasons, *([padding] if padding else [])])
 
@@ -102,20 +107,34 @@ def make_ncnn(model: HubModel, options: NcnnOptions) -> NcnnModel:
         HubError: the betas are to be kept and are folded already.
     """
     runtime = find_runtime(options.runtime) if options.runtime else None
+    if runtime is not None:
+        # A checkout is asked for by its path, which is no business of those who get the model.
+        options = dataclasses.replace(options, runtime=runtime.name)
     if options.keep_betas:
         _refuse_keep_betas(model, runtime, options)
-    edits = pipeline.run_passes(model, choose_passes(runtime, options))
+    passes = choose_passes(runtime, options)
+    notes = _describe_costs(model, passes, options)
+    edits = pipeline.run_passes(model, passes)
     flows = name_flows(model)
     graph = translate_graph(model, flows)
     merge_crops(graph)
     fuse_activations(graph)
     insert_splits(graph)
-    made = NcnnModel(graph, model.metadata, options, edits, tuple(sorted(flows.values())))
+    made = NcnnModel(graph, model.metadata, options, edits, tuple(sorted(flows.values())), notes)
     if runtime is not None:
         reason = made.refusal(runtime)
         if reason:
             raise RuntimeRefused(f"{runtime.name} ({runtime.description}): {reason}")
     return made
+
+
+def _describe_costs(
+    model: HubModel, passes: tuple[pipeline.Pass, ...], options: NcnnOptions
+) -> tuple[str, ...]:
+    if not set(pipeline.DENSE) & set(passes):
+        return ()
+    cost = measure_dense_cost(model)
+    return (cost.describe(2 if options.fp16 else 4),) if cost is not None else ()
 
 
 def choose_passes(runtime: Runtime | None, options: NcnnOptions) -> tuple[pipeline.Pass, ...]:

@@ -4,12 +4,21 @@ Sources, each read at a commit: nihui/rife-ncnn-vulkan a7532fc (src/CMakeLists.t
 off; src/rife.cpp pads), TNTwise/rife-ncnn-vulkan b9742c8, the PyPI package
 rife-ncnn-vulkan-python-tntwise 1.4.5, styler00dollar/VapourSynth-RIFE-ncnn-Vulkan 48da541,
 k4yt3x/video2x's librife, and Tencent/ncnn.
+
+Why a model that needs more than 32 does not run in a runtime that pads to 32, not even with a
+graph made for it: the graph would have to pad what it is given up to the next multiple of 64, and
+crop the result. Of the layers the official build has, Padding adds a constant number of rows and
+Crop takes constant bounds (what follows another blob's size exists for Crop alone, and there is no
+such blob), Interp resizes by a constant factor, or to a constant size: none of them knows whether
+the height that arrives is an odd multiple of 32. Padding by 32 always makes the odd multiples fit
+and breaks the even ones. Resizing to a multiple of 64 and back is another computation.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 
 from surgery.errors import RuntimeRefused
 
@@ -54,6 +63,7 @@ class Runtime:
         paddings: the multiples it can pad frames to, whatever the folder is called.
         clamped_inputs: frames arrive in 0..1 (8-bit values over 255).
         breaks_1x1_convolution: a 1x1 Convolution creates a layer on Vulkan that was left out.
+        reads_paths_like: the runtime whose rules on folder names it shares; empty for its own.
     """
 
     name: str
@@ -62,6 +72,7 @@ class Runtime:
     paddings: tuple[int, ...]
     clamped_inputs: bool = True
     breaks_1x1_convolution: bool = True
+    reads_paths_like: str = ""
 
     def lacks(self, types: Iterable[str]) -> list[str]:
         """Name the layer types among `types` that this runtime was built without."""
@@ -113,14 +124,22 @@ RUNTIMES: dict[str, Runtime] = {
 
 
 def find_runtime(name: str) -> Runtime:
-    """Look a runtime up.
+    """Look a runtime up: by its name, or by the path of a checkout it is built of.
 
     Raises:
-        RuntimeRefused: there is none of that name; the message lists those there are.
+        RuntimeRefused: there is none of that name, and no checkout; the message lists those there
+            are.
     """
-    if name not in RUNTIMES:
-        raise RuntimeRefused(f"runtime {name!r}; accepted: {', '.join(RUNTIMES)}")
-    return RUNTIMES[name]
+    if name in RUNTIMES:
+        return RUNTIMES[name]
+    if Path(name).exists():
+        from surgery.targets.read_checkout import read_checkout
+
+        return read_checkout(Path(name))
+    raise RuntimeRefused(
+        f"runtime {name!r}; accepted: {', '.join(RUNTIMES)}, or the path of a rife-ncnn-vulkan's "
+        "src/CMakeLists.txt"
+    )
 
 
 def refuse_padding(runtime: Runtime, padding: int) -> str:
