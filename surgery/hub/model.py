@@ -122,9 +122,10 @@ def _read_property(name: str, text: str, default: object) -> object:
         if not isinstance(value, list):
             raise HubError(f"metadata 'surgery.{name}' is {text!r}; a JSON list is expected")
         return tuple(value)
-    if not isinstance(value, type(default)):
+    if type(value) is not type(default):  # isinstance would take true for an int
         raise HubError(
-            f"metadata 'surgery.{name}' is {text!r}; a {type(default).__name__} is expected"
+            f"metadata 'surgery.{name}' is {text!r}; JSON of type {type(default).__name__} "
+            "is expected"
         )
     return value
 
@@ -162,7 +163,7 @@ class HubModel:
         model.ir_version = IR_VERSION
         model.producer_name = "surgery"
         model.producer_version = ""
-        model.doc_string = ""
+        model.doc_string = model.graph.doc_string = ""
         model.functions.append(warp.warp_function())
         onnx.helper.set_model_props(model, self.metadata.to_properties())
         return model

@@ -13,6 +13,8 @@ from surgery.hub import ops, shapes, warp
 if TYPE_CHECKING:
     import onnx
 
+TIMESTEPS = ("plane", "fixed 0.5")
+
 
 def read_hub(path: Path) -> onnx.ModelProto:
     """Read a file that has to be a hub model.
@@ -35,21 +37,28 @@ def read_hub(path: Path) -> onnx.ModelProto:
 
 
 def verify_hub(model: onnx.ModelProto) -> None:
-    """Verify a closed hub model: ONNX's checker first, then the dialect.
+    """Verify a closed hub model: its opsets, ONNX's checker, then the dialect.
+
+    Nodes that lead to no output count for nothing: a warp that nobody reads is none.
 
     Raises:
         HubError: the model is not legal; the message lists every fault.
     """
     import onnx
 
+    faults = _check_opsets(model)
+    if faults:
+        _refuse(faults)
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise HubError(f"not a legal ONNX model: {error}") from error
-    faults = [*_check_opsets(model), *_check_body(model), *_check_names(model)]
+    faults = [*_check_body(model), *_check_names(model)]
     if faults:
         _refuse(faults)
-    verify_open(hub_model.from_onnx(model))
+    opened = hub_model.from_onnx(model)
+    opened.graph.cleanup()
+    verify_open(opened)
 
 
 def verify_open(model: hub_model.HubModel) -> None:
@@ -71,7 +80,7 @@ def verify_open(model: hub_model.HubModel) -> None:
             f"out0 has {output.channels} channels at {output.height} x {output.width} "
             "of the input's size; 3 channels at full size are expected"
         )
-    faults += _check_in2(model)
+    faults += [*_check_in2(model), *_check_precision(model)]
     found = sum(1 for _ in model.warps())
     if found != model.metadata.warps:
         faults.append(f"{found} rife::Warp nodes; the donor calls {model.metadata.warps} warps")
@@ -108,9 +117,17 @@ def _check_interface(model: hub_model.HubModel) -> list[str]:
     metadata = model.metadata
     if metadata.kind != "v4":
         return [f"kind {metadata.kind!r}; v4 is accepted"]
-    inputs = {t.name: int(t.shape[ops.CHANNEL_AXIS]) for t in model.graph.inputs}
+    faults = [
+        f"{tensor.name} has the shape {tensor.shape}; [1,C,H,W] is expected"
+        for tensor in model.graph.inputs
+        if tensor.shape is None or len(tensor.shape) != 4
+    ]
+    if metadata.timestep not in TIMESTEPS:
+        faults.append(f"timestep {metadata.timestep!r}; accepted: {', '.join(TIMESTEPS)}")
+    if faults:
+        return faults
+    inputs = {t.name: t.shape[ops.CHANNEL_AXIS] for t in model.graph.inputs}
     outputs = [t.name for t in model.graph.outputs]
-    faults = []
     if inputs != hub_model.V4_INPUTS:
         faults.append(f"inputs {inputs}; {hub_model.V4_INPUTS} (name: channels) are expected")
     if outputs != [hub_model.V4_OUTPUT]:
@@ -121,6 +138,21 @@ def _check_interface(model: hub_model.HubModel) -> list[str]:
         if any(not isinstance(size, str) for size in tensor.shape[2:]):
             faults.append(f"{tensor.name} has the fixed size {tensor.shape[2:]}; H and W are free")
     return faults
+
+
+def _check_precision(model: hub_model.HubModel) -> list[str]:
+    """Passes fold constants into one another; all floats are of one precision."""
+    import numpy as np
+    import onnx_graphsurgeon as gs
+
+    return [
+        f"{node.name} reads a constant of {tensor.dtype}; float32 is accepted"
+        for node in model.graph.nodes
+        for tensor in node.inputs
+        if isinstance(tensor, gs.Constant)
+        and np.issubdtype(tensor.dtype, np.floating)
+        and tensor.dtype != np.float32
+    ]
 
 
 def _check_in2(model: hub_model.HubModel) -> list[str]:
