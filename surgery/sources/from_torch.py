@@ -42,7 +42,7 @@ def export_network(
     came from, and nothing names a path of this machine.
 
     Raises:
-        DonorError: the exporter is unknown or cannot export this network.
+        DonorError: the exporter is unknown or cannot export this network; the message says why.
     """
     if exporter not in get_args(Exporter):
         raise DonorError(f"exporter {exporter!r}; accepted: {', '.join(get_args(Exporter))}")
@@ -51,7 +51,7 @@ def export_network(
         torch.full((1, channels, height, width), 0.5) for channels in hub_model.V4_INPUTS.values()
     )
     export = _export_torchscript if exporter == "torchscript" else _export_dynamo
-    with torch.no_grad(), _without_noise():
+    with torch.no_grad(), _without_noise(), _explain_failure(exporter):
         model = export(network.eval(), example, padding)
     _restore_inputs(model)
     name_after_modules(model)
@@ -111,6 +111,30 @@ def _export_dynamo(
     )
     assert program is not None  # only dynamo=False returns None
     return program.model_proto
+
+
+@contextmanager
+def _explain_failure(exporter: str) -> Iterator[None]:
+    """Turn whatever an exporter raises into one sentence that begins with its first cause."""
+    try:
+        yield
+    # torchscript raises a SystemError for a warning made an error; dynamo wraps every exception.
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, DonorError):
+            raise cause from error
+        others = [name for name in get_args(Exporter) if name != exporter]
+        raise DonorError(
+            f"the {exporter} exporter cannot express this network: "
+            f"{_first_line(cause)}; a network that computes with tensors alone is accepted: "
+            f"change the source, or try --exporter {' or '.join(others)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 @contextmanager
