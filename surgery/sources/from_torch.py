@@ -23,6 +23,7 @@ from surgery.hub.model import HubMetadata, HubModel, from_onnx
 from surgery.hub.verify import verify_hub
 from surgery.sources import checkpoint, stock, torch_warp
 from surgery.sources.branches import ChosenBranches, summarise_decisions
+from surgery.sources.fold_sizes import fold_sizes
 from surgery.sources.name_modules import name_after_modules
 from surgery.sources.stock import Donor
 from surgery.sources.tidy_export import tidy_export
@@ -53,6 +54,7 @@ def export_network(
     export = _export_torchscript if exporter == "torchscript" else _export_dynamo
     with torch.no_grad(), _without_noise(), _explain_failure(exporter):
         model = export(network.eval(), example, padding)
+    fold_sizes(model)
     _restore_inputs(model)
     name_after_modules(model)
     tidy_export(model)

@@ -12,6 +12,7 @@ import torch
 from surgery.sources.stock import Donor, find_donor
 
 MakeDonor = Callable[[str], Donor]
+MakeCheckout = Callable[..., Path]
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 WARPLAYER = """
@@ -77,5 +78,190 @@ def make_inputs() -> Callable[[int, int], Inputs]:
         generator = torch.Generator().manual_seed(3)
         in0, in1 = torch.rand(2, 1, 3, height, width, generator=generator)
         return in0, in1, torch.full((1, 1, height, width), 0.3)
+
+    return make
+
+
+# Stand-ins of our own for families that no package index holds: the same interface and the same
+# traps, two blocks of one convolution each.
+MODEL_WARPLAYER = """
+import torch
+
+device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+grids = {}
+
+def warp(tenInput, tenFlow):
+    height, width = tenFlow.shape[-2:]
+    if (height, width) not in grids:  # a size baked by a trace, wherever this runs in one
+        axes = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+        y, x = torch.meshgrid(*axes, indexing="ij")
+        grids[height, width] = torch.stack((x, y))[None].to(device)
+    x, y = tenFlow[:, :1] / ((width - 1) / 2), tenFlow[:, 1:] / ((height - 1) / 2)
+    return torch.nn.functional.grid_sample(
+        tenInput, (grids[height, width] + torch.cat((x, y), 1)).permute(0, 2, 3, 1),
+        padding_mode="border", align_corners=True,
+    )
+"""
+BLOCK = """
+import torch
+import torch.nn.functional as F
+from model.warplayer import warp
+
+device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+class Block(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv0 = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Conv2d(channels, 5, 3, 1, 1)))
+
+    def forward(self, x, scale):
+        x = F.interpolate(x, scale_factor=1 / scale, mode="bilinear")
+        x = F.interpolate(self.conv0(x) * 3, scale_factor=scale, mode="bilinear")
+        return x[:, :4] * scale, x[:, 4:5]
+"""
+PRACTICAL_IFNET = f"""{BLOCK}
+class IFNet(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block0, self.block1, self.teacher = Block(7), Block(12), Block(15)
+
+    def forward(self, x, timestep=0.5, scale_list=[8, 4], training=False, fastmode=True,
+                ensemble=False):
+        if training == False:
+            img0, img1 = x[:, :x.shape[1] // 2], x[:, x.shape[1] // 2:]
+        if torch.is_tensor(timestep):
+            timestep = timestep.repeat(1, 1, x.shape[2], x.shape[3])
+        else:
+            timestep = (x[:, :1].clone() * 0 + 1) * timestep
+        flow, mask = self.block0(torch.cat((img0, img1, timestep), 1), scale_list[0])
+        if ensemble:
+            print("not supported")
+        if flow.abs().max() > 1000:
+            scale_list[1] *= 2
+        warped = warp(img0, flow[:, :2]), warp(img1, flow[:, 2:4])
+        merged = [warped]
+        more, m = self.block1(torch.cat((*warped, timestep, flow, mask), 1), scale_list[1])
+        mask = mask if ensemble else m
+        flow = flow + more
+        merged.append(None)
+        mask = torch.sigmoid(mask)
+        first, second = warp(img0, flow[:, :2]), warp(img1, flow[:, 2:4])
+        merged[1] = first * mask + second * (1 - mask)
+        merged.append((first, second))
+        return [flow], mask, merged
+"""
+PRACTICAL_RIFE = """
+import a_package_that_nobody_has
+from train_log.IFNet_HDv3 import *
+from model.loss import *
+
+class Model:
+    def inference(self, img0, img1, timestep=0.5, scale=1.0):
+        imgs = torch.cat((img0, img1), 1)
+        scale_list = [4/scale, 1/scale]
+        flow, mask, merged = self.flownet(imgs, timestep, scale_list)
+        return merged[1]
+"""
+PAPER_REFINE = """
+import torch
+import torch.nn.functional as F
+from model.warplayer import warp
+from model.loss import *
+
+class Contextnet(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 4, 3, 2, 1)
+        self.conv2 = torch.nn.Conv2d(4, 6, 3, 2, 1)
+
+    def forward(self, x, flow):
+        x = self.conv1(x)
+        flow = F.interpolate(flow, scale_factor=0.5, mode="bilinear") * 0.5
+        first = warp(x, flow)
+        x = self.conv2(x)
+        flow = F.interpolate(flow, scale_factor=0.5, mode="bilinear") * 0.5
+        return [first, warp(x, flow)]
+
+class Unet(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up1 = torch.nn.ConvTranspose2d(12, 5, 4, 2, 1)
+        self.up2 = torch.nn.ConvTranspose2d(13, 4, 4, 2, 1)
+        self.conv = torch.nn.Conv2d(8, 3, 3, 1, 1)
+
+    def forward(self, flow, c0, c1):
+        x = self.up1(torch.cat((c0[1], c1[1]), 1))
+        x = self.up2(torch.cat((x, c0[0], c1[0]), 1))
+        return torch.sigmoid(self.conv(torch.cat((x, flow), 1)))
+"""
+PAPER_IFNET = f"""{BLOCK}
+from model.refine import *
+
+class {{name}}(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block0, self.block1, self.block_tea = Block({{channels}}), Block(12), Block(16)
+        self.contextnet, self.unet = Contextnet(), Unet()
+
+    def forward(self, x, scale=[2, 1], timestep=0.5):
+        timestep = (x[:, :1].clone() * 0 + 1) * {{timestep}}
+        img0, img1, gt = x[:, :3], x[:, 3:6], x[:, 6:]
+        if gt.shape[1] == 3:
+            raise ValueError("training")
+        known = {{known}}
+        flow, mask = self.block0(torch.cat(known, 1), scale[0])
+        warped = warp(img0, flow[:, :2]), warp(img1, flow[:, 2:4])
+        more, mask = self.block1(torch.cat((*warped, flow, mask, timestep), 1), scale[1])
+        flow = flow + more
+        mask = torch.sigmoid(mask)
+        image = warp(img0, flow[:, :2]) * mask + warp(img1, flow[:, 2:4]) * (1 - mask)
+        c0, c1 = self.contextnet(img0, flow[:, :2]), self.contextnet(img1, flow[:, 2:4])
+        merged = [image, torch.clamp(image + self.unet(flow, c0, c1) * 2 - 1, 0, 1)]
+        return [flow], mask, merged, None, None, 0
+"""
+PAPER_RIFE = """
+from model.IFNet import *
+from model.IFNet_m import *
+
+class Model:
+    def inference(self, img0, img1, scale=1, scale_list=[2, 1], TTA=False, timestep=0.5):
+        for i in range(2):
+            scale_list[i] = scale_list[i] * 1.0 / scale
+        flow, mask, merged, *_ = self.flownet(imgs, scale_list, timestep=timestep)
+        return merged[1]
+"""
+PRACTICAL = {
+    "model/warplayer.py": MODEL_WARPLAYER,
+    "train_log/IFNet_HDv3.py": PRACTICAL_IFNET,
+    "train_log/RIFE_HDv3.py": PRACTICAL_RIFE,
+}
+PAPER = {
+    "model/warplayer.py": MODEL_WARPLAYER,
+    "model/loss.py": "import a_package_that_nobody_has\n",
+    "model/refine.py": PAPER_REFINE,
+    "model/RIFE.py": PAPER_RIFE,
+    "model/IFNet.py": PAPER_IFNET.format(
+        name="IFNet", channels=6, timestep=1, known="(img0, img1)"
+    ),
+    "model/IFNet_m.py": PAPER_IFNET.format(
+        name="IFNet_m", channels=7, timestep="timestep", known="(img0, img1, timestep)"
+    ),
+}
+FAMILIES = {"practical": PRACTICAL, "paper": PAPER}
+
+
+@pytest.fixture
+def make_checkout(tmp_path: Path) -> MakeCheckout:
+    """Write the files of a stand-in for a family, some of them replaced or left out."""
+
+    def make(family: str, **changes: str | None) -> Path:
+        files = {**FAMILIES[family], **changes}
+        for name, text in files.items():
+            path = tmp_path / "checkout" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            if text is not None:
+                path.write_text(text, encoding="utf-8")
+        return tmp_path / "checkout"
 
     return make
