@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,11 +94,11 @@ def _command(function: Callable[..., None], name: str | None = None) -> Callable
         _start_log()
         function(**arguments)
 
-    own = inspect.signature(function, eval_str=True)
-    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = signature(function, eval_str=True)
+    keyword = Parameter.KEYWORD_ONLY
     talk = (
-        inspect.Parameter("verbose", keyword, default=0, annotation=VerboseOption),
-        inspect.Parameter("quiet", keyword, default=False, annotation=QuietOption),
+        Parameter("verbose", keyword, default=0, annotation=VerboseOption),
+        Parameter("quiet", keyword, default=False, annotation=QuietOption),
     )
     # typer reads the options of a command off its signature.
     run.__signature__ = own.replace(  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -395,6 +396,36 @@ def test_verbose_tells_what_passes_did_before_and_after_the_command(
     silent = run_process([*command, "-q"], tmp_path)
     assert (silent.stdout, silent.stderr) == ("", "")
     assert run_process(command, tmp_path).stderr == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+def test_a_terminal_sees_which_step_runs(shelf: Path, tmp_path: Path) -> None:
+    terminal, stderr = os.openpty()
+    command = ["translate", str(shelf / "rife.onnx"), "-o", "rife-v4"]
+    with subprocess.Popen(
+        [sys.executable, "-c", "from surgery.cli import main; main()", *command],
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm"},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+    ) as process:
+        os.close(stderr)
+        shown = read_terminal(terminal)
+        assert process.stdout is not None
+        # What is piped stays clean.
+        assert process.stdout.read().startswith(b"rife-v4: ")
+    assert process.returncode == 0
+    assert b"translating ..." in shown
+
+
+def read_terminal(terminal: int) -> bytes:
+    """All that was shown; a pseudo-terminal ends with an error once nobody writes to it."""
+    shown = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    return shown
 
 
 # ---- speed of starting, and what is loaded -----------------------------------------------------
