@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from surgery.demonstration import demo
     from surgery.doors import import_model, lower
     from surgery.errors import SurgeryError
+    from surgery.inspection import inspect
     from surgery.kernel_library import ops_library
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "demo",
     "export",
     "import_model",
+    "inspect",
     "lower",
     "ops_library",
     "optimize",
@@ -36,6 +38,7 @@ _HOMES = {
     "SurgeryError": "surgery.errors",
     "demo": "surgery.demonstration",
     "import_model": "surgery.doors",
+    "inspect": "surgery.inspection",
     "lower": "surgery.doors",
     "ops_library": "surgery.kernel_library",
 }

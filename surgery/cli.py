@@ -382,6 +382,42 @@ def run(
     _say(str(output))
 
 
+@functools.partial(_command, name="inspect")
+def inspect_models(
+    first: Annotated[str, typer.Argument(help="A donor, a hub model, a model folder or a .param")],
+    second: Annotated[str | None, typer.Argument(help="Another, to put beside it")] = None,
+    weights: WeightsOption = None,
+    scale: ScaleOption = 1.0,
+    ensemble: EnsembleOption = False,
+    runtime: Annotated[
+        str | None, typer.Option(help="Tell of one runtime; a name, or a checkout of its source")
+    ] = None,
+    size: Annotated[
+        str, typer.Option(metavar="WxH", help="The frame that costs are told for")
+    ] = "1920x1080",
+    json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table")] = False,
+) -> None:
+    """Say what a model is made of, what a frame costs and where it runs."""
+    from surgery import inspection
+
+    with _progress():
+        found = inspection.inspect(
+            first,
+            second,
+            weights=weights,
+            scale=scale,
+            ensemble=ensemble,
+            runtime=runtime,
+            size=_read_size(size),
+        )
+    if json:
+        typer.echo(inspection.to_json(found), nl=False)
+        return
+    from rich.console import Console
+
+    Console(width=80).print(inspection.make_table(found))
+
+
 @_command
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make")] = Path(

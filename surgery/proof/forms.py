@@ -18,6 +18,7 @@ from surgery.engines import Engine
 from surgery.errors import EngineError, FormatError, SurgeryError
 from surgery.formats import ncnn_layers
 from surgery.formats.ncnn_folder import NETWORK, read_model
+from surgery.formats.ncnn_param import NcnnGraph
 from surgery.hub.model import HubModel, from_onnx
 from surgery.hub.verify import read_hub
 from surgery.passes import pipeline
@@ -224,7 +225,7 @@ class FolderForm(Form):
         self.graph, self._read = read_model(folder)
         self.facts = read_facts(folder)
         model_facts: Mapping[str, Any] = self.facts.get("model", {})
-        self.padding = int(model_facts.get("padding") or guess_padding(self))
+        self.padding = int(model_facts.get("padding") or guess_padding(self.graph))
         self._warps = model_facts.get("warps")
 
     def make_engine(self, name: str) -> Engine:
@@ -290,11 +291,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def guess_padding(form: FolderForm) -> int:
+def guess_padding(graph: NcnnGraph) -> int:
     """What a model of unknown origin needs: 4 x its strongest reduction, at least 32."""
     scales = [
         ncnn_layers.read_float(layer.params, ncnn_layers.Interp.HEIGHT_SCALE)
-        for layer in form.graph.layers
+        for layer in graph.layers
         if layer.type == "Interp"
     ]
     smallest = min([scale for scale in scales if scale > 0], default=1.0)

@@ -12,14 +12,13 @@ from surgery.formats.ncnn_folder import write_network
 from surgery.formats.ncnn_param import NcnnGraph, render
 from surgery.formats.ncnn_splits import insert_splits
 from surgery.hub.model import HubMetadata, HubModel
-from surgery.hub.ops import torch_module
 from surgery.passes import pipeline
 from surgery.passes.fold_betas import fold_betas
 from surgery.targets.dense_cost import measure_dense_cost
 from surgery.targets.legalise.fuse_activations import fuse_activations
 from surgery.targets.legalise.merge_crops import merge_crops
 from surgery.targets.legalise.name_flows import name_flows
-from surgery.targets.runtimes import RUNTIMES, Runtime, find_runtime, refuse_padding
+from surgery.targets.runtimes import RUNTIMES, Runtime, find_runtime, refuse_graph
 from surgery.targets.to_ncnn import translate_graph
 
 # Beside the two files that runtimes read; they never look at it.
@@ -71,14 +70,7 @@ class NcnnModel:
 
     def refusal(self, runtime: Runtime) -> str:
         """Say why a runtime cannot run the model, with a layer for each reason; empty if it can."""
-        reasons = []
-        for kind in runtime.lacks(layer.type for layer in self.graph.layers):
-            names = [layer.name for layer in self.graph.layers if layer.type == kind]
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            module = torch_module(names[0]) or "the network itself"
-            reasons.append(f"{kind} ({names[0]}{more}; torch: {module}) is not compiled in")
-        padding = refuse_padding(runtime, self.metadata.padding)
-        return "; ".join([*reasons, *([padding] if padding else [])])
+        return refuse_graph(runtime, self.graph, self.metadata.padding)
 
     def to_facts(self) -> str:
         """Render what is known about the model as JSON, the same for the same model."""

@@ -21,6 +21,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from surgery.errors import RuntimeRefused
+from surgery.formats import ncnn_layers as ncnn
+from surgery.formats.ncnn_param import Layer, NcnnGraph
 
 _OFFICIAL = frozenset(
     [
@@ -149,4 +151,34 @@ def refuse_padding(runtime: Runtime, padding: int) -> str:
     return (
         f"the model needs frames padded to {padding}; {runtime.name} pads to "
         f"{' or '.join(map(str, runtime.paddings))}, and frames of other sizes would corrupt memory"
+    )
+
+
+def refuse_graph(runtime: Runtime, graph: NcnnGraph, padding: int) -> str:
+    """Say why a runtime cannot run a graph, with a layer for each reason; empty when it can.
+
+    Units: padding in pixels, what the model needs.
+    """
+    reasons = []
+    for kind in runtime.lacks(layer.type for layer in graph.layers):
+        names = [layer.name for layer in graph.layers if layer.type == kind]
+        # A layer is named after the torch module that it came from, and the operator in it.
+        reasons.append(f"{kind} ({_name_some(names)}) is not compiled in")
+    if runtime.breaks_1x1_convolution:
+        names = [layer.name for layer in graph.layers if _is_1x1(layer)]
+        if names:
+            reasons.append(f"Convolution of 1x1 ({_name_some(names)}) crashes on Vulkan")
+    return "; ".join([*reasons, *filter(None, [refuse_padding(runtime, padding)])])
+
+
+def _name_some(names: list[str]) -> str:
+    module = names[0].rpartition("/")[0]
+    origin = f", torch module {module}" if module else ""
+    return names[0] + origin + (f", and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _is_1x1(layer: Layer) -> bool:
+    kernel = (ncnn.Convolution.KERNEL_W, ncnn.Convolution.KERNEL_H)
+    return layer.type == "Convolution" and all(
+        ncnn.read_int(layer.params, key) == 1 for key in kernel
     )

@@ -97,13 +97,13 @@ def test_facts_that_are_no_json_object_are_refused(folder: Path, text: str) -> N
 
 def test_a_padding_that_nobody_tells_is_guessed_from_the_strongest_reduction(folder: Path) -> None:
     form = FolderForm(folder)
-    assert guess_padding(form) == 32
+    assert guess_padding(form.graph) == 32
     for layer in form.graph.layers:
         if layer.type == "Interp":
             layer.params = {
                 key: 0.0625 if value == 0.125 else value for key, value in layer.params.items()
             }
-    assert guess_padding(form) == 64
+    assert guess_padding(form.graph) == 64
 
 
 def test_the_tolerance_follows_engine_and_weights(

@@ -1,0 +1,47 @@
+"""Tell from an ncnn graph what rife-ncnn-vulkan's TTA does with it.
+
+Source: rife-ncnn-vulkan rife.cpp, `process_v4`: the blobs flow0 to flow3 are taken out, averaged
+and put back in; where a name is missing, nothing is said and that average is left out.
+"""
+
+from __future__ import annotations
+
+from surgery.errors import FormatError
+from surgery.formats.ncnn_param import NcnnGraph
+from surgery.formats.ncnn_shapes import infer_channels
+from surgery.hub.blocks import LEAST_CHANNELS, PACKED
+
+# flow0 to flow3: what the runtime knows of, however many blocks a network has.
+FLOWS = tuple(f"flow{index}" for index in range(4))
+RAW_MAKERS = ("Convolution", "Deconvolution", "PixelShuffle")
+
+
+def describe_tta(graph: NcnnGraph) -> str:
+    """One sentence: whether -x and -z average flows, or only frames."""
+    try:
+        channels = infer_channels(graph)
+    except FormatError as error:
+        return f"unknown: {error}"
+    found = [name for name in FLOWS if name in channels]
+    if not found:
+        return "averages only its output: no blob is called flow0 to flow3"
+    misread = [name for name in found if not _is_readable(channels[name])]
+    if misread:
+        name = misread[0]
+        return f"wrong on Vulkan: {name} has {channels[name]} channels; 5, 6, 7, 9 ... are read"
+    missing = [name for name in FLOWS if name not in channels]
+    if missing:
+        return f"averages some of its flows: no blob is called {', '.join(missing)}"
+    if count_raw_outputs(graph, channels) > len(FLOWS):
+        return "averages the flows of its first 4 blocks; no runtime averages the fifth"
+    return "averages its flows"
+
+
+def count_raw_outputs(graph: NcnnGraph, channels: dict[str, int]) -> int:
+    """How many blobs look like the raw output of a block, by their makers and channels."""
+    blobs = [layer.outputs[0] for layer in graph.layers if layer.type in RAW_MAKERS]
+    return sum(_is_readable(channels[blob]) for blob in blobs)
+
+
+def _is_readable(channels: int) -> bool:
+    return channels >= LEAST_CHANNELS and channels % PACKED != 0

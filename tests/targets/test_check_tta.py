@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from surgery.formats.ncnn_layers import Convolution
+from surgery.formats.ncnn_param import Layer, NcnnGraph
+from surgery.targets.check_tta import describe_tta
+
+
+def make_graph(blobs: dict[str, int]) -> NcnnGraph:
+    """Convolutions that each make one blob of so many channels."""
+    parts = [f"x{index}" for index in range(len(blobs))]
+    layers = [
+        Layer("Input", "in0", [], ["in0"]),
+        Layer("Split", "split", ["in0"], parts),
+    ]
+    for part, (blob, channels) in zip(parts, blobs.items(), strict=True):
+        params = {int(Convolution.NUM_OUTPUT): channels, int(Convolution.KERNEL_W): 3}
+        params |= {int(Convolution.PAD_LEFT): 1, int(Convolution.WEIGHT_COUNT): channels * 27}
+        layers.append(Layer("Convolution", blob, [part], [blob], dict(params)))
+    return NcnnGraph(layers)
+
+
+def name(count: int, channels: int = 5) -> dict[str, int]:
+    return {f"flow{index}": channels for index in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("blobs", "sentence"),
+    [
+        (name(4), "averages its flows"),
+        (name(4, 13), "averages its flows"),
+        (name(5), "averages the flows of its first 4 blocks; no runtime averages the fifth"),
+        (name(4) | {"raw": 5}, "averages the flows of its first 4 blocks"),
+        ({"raw": 5}, "averages only its output"),
+        (name(2), "averages some of its flows: no blob is called flow2, flow3"),
+        (name(4, 8), "wrong on Vulkan: flow0 has 8 channels"),
+        (name(4, 4), "wrong on Vulkan: flow0 has 4 channels"),
+    ],
+)
+def test_what_tta_does_is_told_from_names_and_channels(
+    blobs: dict[str, int], sentence: str
+) -> None:
+    assert describe_tta(make_graph(blobs)).startswith(sentence)
+
+
+def test_a_graph_whose_shapes_do_not_fit_is_unknown() -> None:
+    graph = make_graph(name(4))
+    graph.layers[-1].inputs = ["nowhere"]
+    assert describe_tta(graph).startswith("unknown: ")
