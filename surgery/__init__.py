@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from surgery.conversion import convert, export, optimize, run, translate, validate
     from surgery.demonstration import demo
-    from surgery.doors import import_model, lower
+    from surgery.doors import import_model, lift, lower
     from surgery.errors import SurgeryError
     from surgery.inspection import inspect
     from surgery.kernel_library import ops_library
@@ -26,6 +26,7 @@ __all__ = [
     "export",
     "import_model",
     "inspect",
+    "lift",
     "lower",
     "ops_library",
     "optimize",
@@ -39,6 +40,7 @@ _HOMES = {
     "demo": "surgery.demonstration",
     "import_model": "surgery.doors",
     "inspect": "surgery.inspection",
+    "lift": "surgery.doors",
     "lower": "surgery.doors",
     "ops_library": "surgery.kernel_library",
 }

@@ -15,6 +15,7 @@ import typer
 from surgery.errors import SurgeryError
 
 if TYPE_CHECKING:
+    from surgery.hub.model import HubMetadata
     from surgery.proof.validate import Validation
     from surgery.targets.make_ncnn import NcnnModel
 
@@ -185,10 +186,21 @@ def import_model(
 
     with _progress() as progress:
         model = doors.import_model(folder, output, force=force, progress=progress)
-    metadata = model.metadata
-    _say(f"{output}: {metadata.donor}, {metadata.warps} warps, padding {metadata.padding}")
-    for note in metadata.baked:
-        _say(f"  note: {note}")
+    _say_imported(output, model.metadata)
+
+
+@_command
+def lift(
+    source: Annotated[Path, typer.Argument(help="An .onnx with GridSample, or a power, as warp")],
+    output: OnnxOutput,
+    force: ForceOption = False,
+) -> None:
+    """Lift an ONNX that others made to a hub model."""
+    from surgery import doors
+
+    with _progress() as progress:
+        model = doors.lift(source, output, force=force, progress=progress)
+    _say_imported(output, model.metadata)
 
 
 @_command
@@ -447,6 +459,12 @@ def _read_size(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise SurgeryError(f"size {text!r}; WIDTHxHEIGHT in pixels is accepted, as 640x384")
     return int(width), int(height)
+
+
+def _say_imported(output: Path, metadata: HubMetadata) -> None:
+    _say(f"{output}: {metadata.donor}, {metadata.warps} warps, padding {metadata.padding}")
+    for note in metadata.baked:
+        _say(f"  note: {note}")
 
 
 def _say_folder(output: Path, made: NcnnModel) -> None:

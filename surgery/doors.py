@@ -44,6 +44,29 @@ def import_model(
     return model
 
 
+def lift(
+    source: Path, output: Path, *, force: bool = False, progress: Progress = _silent
+) -> HubModel:
+    """Lift an ONNX file whose warps are spelled out, or placeholders, to a hub model file.
+
+    Args:
+        source: a foreign `.onnx` of RIFE 4, its inputs packed or not.
+        output: the `.onnx` file to write.
+        force: replace an existing output.
+        progress: called with one line for each step.
+
+    Raises:
+        SurgeryError: with what was found, what is accepted and what to do; nothing is written.
+    """
+    from surgery.hub.model import write_hub
+    from surgery.sources.from_onnx import lift_file
+
+    progress(f"lifting {source}")
+    model = lift_file(source)
+    write_hub(model, output, force=force)
+    return model
+
+
 def lower(
     source: Path,
     output: Path,

@@ -1,0 +1,184 @@
+"""Lift an ONNX file that others wrote to the hub: its warps, spelled out, become `rife::Warp`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from surgery.errors import HubError, ProofFailed
+from surgery.hub.model import (
+    KEY_PREFIX,
+    OPSET,
+    V4_INPUTS,
+    V4_OUTPUT,
+    HubMetadata,
+    HubModel,
+    read_onnx,
+)
+from surgery.hub.verify import verify_hub
+from surgery.proof.compare import compare, judge
+from surgery.proof.tolerances import EXACT_REWRITE, LOWERED_FP16
+from surgery.sources.describe_blocks import describe_blocks
+from surgery.sources.lift.find_warps import (
+    find_baked_size,
+    find_constant_grid,
+    replace_samplers,
+    undo_placeholders,
+)
+from surgery.sources.lift.observe import (
+    Observation,
+    Size,
+    choose_sizes,
+    export,
+    make_inputs,
+    observe,
+    run_once,
+)
+from surgery.sources.lift.open_foreign import open_foreign
+from surgery.sources.lift.say_in_dialect import say_in_dialect
+from surgery.sources.lift.unpack_inputs import unpack_inputs
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+EXPORTER = "lifted from ONNX"
+# What a model that this project lowered still knows of itself, and no graph tells.
+KEPT = ("donor", "version", "architecture", "weights", "weights_sha256", "source_sha256", "baked")
+
+
+def lift_file(path: Path) -> HubModel:
+    """Lift an ONNX file.
+
+    Raises:
+        HubError: the file is no ONNX, or what is in it is no RIFE of one network.
+        UnsupportedOp: nodes that the hub cannot express, or that only look like a warp; all of
+            them are listed, with the reason.
+        ProofFailed: the hub model does not compute what the file does.
+    """
+    return lift_model(read_onnx(path), label=path.stem)
+
+
+def lift_model(model: onnx.ModelProto, *, label: str) -> HubModel:
+    """Lift an ONNX model that is in memory; see `lift_file`.
+
+    The result is compared with the model in onnxruntime at one or two small sizes.
+
+    Args:
+        model: it is not changed.
+        label: what to call the donor in the metadata.
+    """
+    is_half = any(one.data_type == onnx.TensorProto.FLOAT16 for one in model.graph.initializer)
+    graph = open_foreign(model)
+    unpacked = unpack_inputs(graph)
+    placeholders = undo_placeholders(graph)
+    exported = export(graph)
+    observations = _observe(graph, exported, choose_sizes(unpacked.size))
+    samplers = replace_samplers(graph, exported, observations)
+    if not placeholders + samplers:
+        raise HubError("the model has no GridSample and no power of two tensors, so no warp")
+    say_in_dialect(graph, observations)
+    lifted = _close(graph, observations[0])
+    facts = describe_blocks(lifted)
+    known = _read_facts(model)
+    lifted.replace_metadata(
+        **facts
+        | {
+            "donor": label,
+            "exporter": EXPORTER,
+            "weights_sha256": _fingerprint(lifted.graph),
+            "folded_betas": not _has_betas(lifted.graph),
+            "tools": (f"onnx {onnx.__version__}",),
+        }
+        | known
+    )
+    if placeholders:
+        note = f"{placeholders} powers of two tensors were read as the placeholders of warps"
+        lifted.replace_metadata(baked=(*lifted.metadata.baked, note))
+    closed = lifted.to_onnx()
+    verify_hub(closed)
+    _prove(closed, observations, LOWERED_FP16 if is_half else EXACT_REWRITE)
+    return lifted
+
+
+def _observe(
+    graph: gs.Graph, exported: onnx.ModelProto, sizes: tuple[Size, ...]
+) -> tuple[Observation, ...]:
+    """Observe at some sizes, or at the one that a trace has baked into the graph's grid."""
+    constant = find_constant_grid(graph)
+    if constant is not None:
+        sizes = (constant,)
+    observations = observe(graph, exported, sizes)
+    baked = find_baked_size(graph, exported, observations)
+    if baked is None or baked in [one.size for one in observations]:
+        return observations
+    return observe(graph, exported, (baked,))
+
+
+def _close(graph: gs.Graph, observation: Observation) -> HubModel:
+    """Give a lifted graph the hub's output, and the inputs of the hub alone."""
+    if len(graph.outputs) != 1:
+        raise HubError(f"{len(graph.outputs)} outputs; one, the frame, is accepted")
+    fed = [one.name for one in graph.inputs if one.name not in V4_INPUTS and one.outputs]
+    if fed:
+        raise HubError(f"{', '.join(fed)} is read by more than warps; a grid is for warps alone")
+    graph.inputs = [one for one in graph.inputs if one.name in V4_INPUTS]
+    (output,) = graph.outputs
+    output.name, output.dtype = V4_OUTPUT, np.dtype(np.float32)
+    output.shape = [1, observation.output.shape[1], "H", "W"]
+    for tensor in graph.inputs:
+        tensor.shape = [1, V4_INPUTS[tensor.name], "H", "W"]
+    graph.opset = OPSET
+    graph.name = "rife"
+    return HubModel(graph, HubMetadata())
+
+
+def _read_facts(model: onnx.ModelProto) -> dict[str, Any]:
+    """What a file says of its own, when this project lowered it."""
+    properties = {one.key: one.value for one in model.metadata_props}
+    if KEY_PREFIX + "kind" not in properties:
+        return {}
+    facts = dataclasses.asdict(HubMetadata.from_properties(properties))
+    return {name: facts[name] for name in (*KEPT, "padding", "scale_list") if facts[name]}
+
+
+def _has_betas(graph: gs.Graph) -> bool:
+    """Whether a convolution is still multiplied channel by channel."""
+    from surgery.hub import ops
+
+    arrays = (ops.constant(node.inputs[1]) for node in graph.nodes if node.op == "Mul")
+    return any(array is not None and array.size > 1 for array in arrays)
+
+
+def _fingerprint(graph: gs.Graph) -> str:
+    """Hash the values of all weights, in the order of the graph."""
+    from surgery.hub import ops
+
+    digest = hashlib.sha256()
+    for node in graph.nodes:
+        for tensor in node.inputs[1:]:
+            array = ops.constant(tensor)
+            if array is not None:
+                digest.update(f"{array.dtype} {array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _prove(closed: onnx.ModelProto, observations: tuple[Observation, ...], tolerance: Any) -> None:
+    """Compare a lifted model with what was observed of its original.
+
+    Raises:
+        ProofFailed: they differ.
+    """
+    for one in observations:
+        feed = make_inputs(one.size, tuple(V4_INPUTS))
+        verdict = judge(compare(one.output, run_once(closed, feed)), tolerance)
+        if not verdict.passed:
+            raise ProofFailed(
+                f"the lifted model differs from its original at {one.size[1]}x{one.size[0]}: "
+                f"{verdict.sentence}"
+            )

@@ -1,0 +1,74 @@
+"""Open an ONNX file that others wrote, and bring what writers do differently to one form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import inliner
+
+from surgery.errors import HubError, UnsupportedOp
+from surgery.hub import warp
+from surgery.passes import edit
+from surgery.sources.name_modules import name_after_modules
+from surgery.sources.tidy_export import tidy_export
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+# Slice and Clip have their bounds, and Resize its scales, as inputs since then.
+OLDEST_OPSET = 11
+STANDARD_DOMAINS = ("", "ai.onnx")
+HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+
+
+def open_foreign(model: onnx.ModelProto) -> gs.Graph:
+    """Open a model whose warps are spelled out; the model itself is not changed.
+
+    Functions are inlined, constants become initializers, every node gets a name after its torch
+    module where it tells one, and fp16 becomes fp32.
+
+    Raises:
+        HubError: the model is a hub model already, or too old.
+        UnsupportedOp: operators beyond ONNX's own.
+    """
+    import onnx_graphsurgeon as gs
+
+    copy = inliner.inline_local_functions(model)
+    if any(node.domain == warp.DOMAIN for node in model.graph.node):
+        raise HubError("the model has rife::Warp already; there is nothing to lift")
+    foreign = [node for node in copy.graph.node if node.domain not in STANDARD_DOMAINS]
+    if foreign:
+        named = [f"{node.name}: {node.domain}::{node.op_type}" for node in foreign]
+        raise UnsupportedOp("the hub", [f"{one}; ONNX's own are accepted" for one in named])
+    opset = max(one.version for one in copy.opset_import if one.domain in STANDARD_DOMAINS)
+    if opset < OLDEST_OPSET:
+        raise HubError(f"opset {opset}; {OLDEST_OPSET} or newer is accepted: export it again")
+    name_after_modules(copy)
+    tidy_export(copy)
+    graph = gs.import_onnx(copy)
+    for node in graph.nodes:
+        node.domain = None
+    _widen(graph)
+    return graph.cleanup().toposort()
+
+
+def _widen(graph: gs.Graph) -> None:
+    """Turn fp16 into fp32: the hub computes in fp32, and targets round for themselves."""
+    import onnx_graphsurgeon as gs
+
+    for tensor in graph.tensors().values():
+        if tensor.dtype != np.float16:
+            continue
+        if isinstance(tensor, gs.Constant):
+            tensor.values = tensor.values.astype(np.float32)
+        else:
+            tensor.dtype = np.dtype(np.float32)
+    for node in graph.nodes:
+        if node.op == "Cast" and node.attrs["to"] == HALF:
+            node.attrs["to"] = FLOAT
+    for tensor in graph.inputs:
+        for reader in list(tensor.outputs):
+            if reader.op == "Cast" and reader.attrs["to"] == FLOAT:
+                edit.replace_uses(reader.outputs[0], tensor)
