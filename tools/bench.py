@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from benches import convert, kernel, optimize
+from benches import against, convert, fast, kernel, optimize
 
 
 class Command(Protocol):
@@ -22,7 +22,13 @@ class Command(Protocol):
         """Measure and report; the exit status is the verdict."""
 
 
-COMMANDS: dict[str, Command] = {"convert": convert, "kernel": kernel, "optimize": optimize}
+COMMANDS: dict[str, Command] = {
+    "against": against,
+    "convert": convert,
+    "fast": fast,
+    "kernel": kernel,
+    "optimize": optimize,
+}
 
 
 def main() -> int:
@@ -32,7 +38,10 @@ def main() -> int:
     for name, module in COMMANDS.items():
         summary = (module.__doc__ or "").splitlines()[0]
         module.add_arguments(commands.add_parser(name, help=summary, description=module.__doc__))
-    arguments = parser.parse_args()
+    given = sys.argv[1:]
+    if given[:1] == ["--against"]:
+        given[0] = "against"
+    arguments = parser.parse_args(given)
     return COMMANDS[arguments.command].run(arguments)
 
 
