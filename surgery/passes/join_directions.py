@@ -138,8 +138,10 @@ def _read_sums(graph: gs.Graph, first: _Raw, second: _Raw, channels: int) -> lis
             return None
         if not edit.is_read_only_by(graph, partner.outputs[0], add):
             return None
-        ranges = (ops.channel_range(one, channels) for one in (cut, partner))
-        sums[id(add)] = _Sum(add, cut, *ranges)
+        mine, theirs = (ops.channel_range(one, channels) for one in (cut, partner))
+        if mine[1] - mine[0] != theirs[1] - theirs[0]:  # one channel that is added to several
+            return None
+        sums[id(add)] = _Sum(add, cut, mine, theirs)
     found = list(sums.values())
     if len(second.output.outputs) != len(found):
         return None

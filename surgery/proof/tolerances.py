@@ -106,7 +106,7 @@ EXACT_PASS = Tolerance(
     Metric.MAX_ABS,
     1e-5,
     "a few operators on values of about 1, whose intermediate values round otherwise; measured "
-    "1e-6. A fault moves the output by a hundredth at least",
+    "1e-6. Up and down by equal factors, taken for an identity, moves it by more than 0.01",
 )
 # What onnxruntime's own rewrites may do to a network, an exact pass may do twice.
 LEVELS_FACTOR = 2.0

@@ -139,3 +139,13 @@ def test_sums_of_one_raw_output_are_left(build: Builder, rewriting: Rewriting) -
     only = raw(build)
     total = build.add(build.slice(only, 0, 2), build.slice(only, 2, 4))
     rewriting.leaves(join_directions, build.model(total, build.slice(only, 4, 5), enlarge=2))
+
+
+def test_one_channel_that_is_added_to_two_is_refused(build: Builder, rewriting: Rewriting) -> None:
+    first, second = raw(build, channels=3), raw(build, channels=3)
+    widened = [
+        build.add(build.slice(second, 0, 2), build.slice(first, 0, 1)),
+        build.add(build.slice(first, 1, 3), build.slice(second, 2, 3)),
+    ]
+    model = build.model(*widened, enlarge=2)
+    rewriting.refuses(join_directions, model, "is read otherwise, too")
