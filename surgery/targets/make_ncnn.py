@@ -18,6 +18,7 @@ from surgery.targets.dense_cost import measure_dense_cost
 from surgery.targets.legalise.fuse_activations import fuse_activations
 from surgery.targets.legalise.merge_crops import merge_crops
 from surgery.targets.legalise.name_flows import name_flows
+from surgery.targets.legalise.widen_convolutions import widen_convolutions
 from surgery.targets.runtimes import RUNTIMES, Runtime, find_runtime, refuse_graph
 from surgery.targets.to_ncnn import translate_graph
 
@@ -111,6 +112,8 @@ def make_ncnn(model: HubModel, options: NcnnOptions) -> NcnnModel:
     graph = translate_graph(model, flows)
     merge_crops(graph)
     fuse_activations(graph)
+    if runtime is None or runtime.breaks_1x1_convolution:
+        widen_convolutions(graph)
     insert_splits(graph)
     made = NcnnModel(graph, model.metadata, options, edits, tuple(sorted(flows.values())), notes)
     if runtime is not None:
