@@ -15,6 +15,7 @@ import json
 import re
 import statistics
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ def time_devices(
 ) -> dict[str, dict[str, Any]]:
     """Run the models in turn, each time in a new process."""
     # The first frame of a process pays for memory that the second one finds ready.
-    samples: list[Sample] = make_samples([read_size(size)] * 2, [TIMESTEP], SEED)
+    samples: Sequence[Sample] = make_samples([read_size(size)] * 2, [TIMESTEP], SEED)
     recordings: dict[str, list[Recording]] = {name: [] for name in engines}
     for _ in range(pairs):
         for name, engine in engines.items():
