@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from checks import conversions, first_layer, mutants, no_false_alarm, passes
+from checks import conversions, donors, first_layer, layers, mutants, no_false_alarm, passes
 
 
 class Command(Protocol):
@@ -24,7 +24,9 @@ class Command(Protocol):
 
 COMMANDS: dict[str, Command] = {
     "conversions": conversions,
+    "donors": donors,
     "first-layer": first_layer,
+    "layers": layers,
     "mutants": mutants,
     "no-false-alarm": no_false_alarm,
     "passes": passes,

@@ -85,6 +85,7 @@ class StockNetwork(torch.nn.Module):
         warp_count: calls of warp in one forward, counted.
         reads: the names of the tensors that forward reads.
         averages_directions: whether blocks run twice, as in an ensemble, asked for or built in.
+        calling: how the stock forward is called.
     """
 
     net: torch.nn.Module
@@ -114,17 +115,17 @@ class StockNetwork(torch.nn.Module):
         self.lacks_warp = source.lacks_warp
         self.architecture = recognise(net.state_dict())
         self._source = source
-        self._calling = calling
+        self.calling = calling
         # Until it is known what forward reads, the larger padding serves.
         self.padding = compute_padding(scale_list, refines=hasattr(net, REFINEMENT))
         before = _read_state(net)
-        self._calling = dataclasses.replace(
+        self.calling = dataclasses.replace(
             calling, timestep=choose_timestep(calling, net, self.padding)
         )
         watched = _watch_forward(self, preferred_image)
         self.warp_count, self.reads = watched.warps, watched.reads
         self.averages_directions = watched.averages_directions
-        self._calling = dataclasses.replace(self._calling, image=watched.image)
+        self.calling = dataclasses.replace(self.calling, image=watched.image)
         _refuse_memory(before, net, donor)
         refines = any(name.startswith(REFINEMENT + ".") for name in self.reads)
         self.padding = compute_padding(scale_list, refines=refines)
@@ -132,18 +133,18 @@ class StockNetwork(torch.nn.Module):
     @property
     def timestep(self) -> str:
         """See the class."""
-        return "plane" if self._calling.timestep else f"fixed {FIXED_TIMESTEP:g}"
+        return "plane" if self.calling.timestep else f"fixed {FIXED_TIMESTEP:g}"
 
     def forward(self, in0: torch.Tensor, in1: torch.Tensor, in2: torch.Tensor) -> torch.Tensor:
         """Interpolate; see the class for shapes."""
         result = self._run(in0, in1, in2)
-        for index in self._calling.image:
+        for index in self.calling.image:
             result = result[index]
         frame: torch.Tensor = result
         return frame
 
     def _run(self, in0: torch.Tensor, in1: torch.Tensor, in2: torch.Tensor) -> Any:
-        return self._calling.run(self.net, in0, in1, in2, has_own_warp=self.has_own_warp)
+        return self.calling.run(self.net, in0, in1, in2, has_own_warp=self.has_own_warp)
 
     def read_state(self) -> dict[str, torch.Tensor]:
         """Copy the tensors that forward reads."""

@@ -112,11 +112,13 @@ device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 class Block(torch.nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.conv0 = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Conv2d(channels, 5, 3, 1, 1)))
+        first = torch.nn.Conv2d(channels, 8, 3, 2, 1)
+        self.conv0 = torch.nn.Sequential(torch.nn.Sequential(first, torch.nn.PReLU(8)))
+        self.lastconv = torch.nn.ConvTranspose2d(8, 5, 4, 2, 1)
 
     def forward(self, x, scale):
         x = F.interpolate(x, scale_factor=1 / scale, mode="bilinear")
-        x = F.interpolate(self.conv0(x) * 3, scale_factor=scale, mode="bilinear")
+        x = F.interpolate(self.lastconv(self.conv0(x)), scale_factor=scale, mode="bilinear")
         return x[:, :4] * scale, x[:, 4:5]
 """
 PRACTICAL_IFNET = f"""{BLOCK}

@@ -169,10 +169,10 @@ def test_a_warp_that_another_file_calls_is_replaced_or_found(
 def test_the_image_is_a_tensor_among_tuples(make_checkout: MakeCheckout) -> None:
     """Trap 8: the last entry of `merged` is a pair of warped frames."""
     checkout = make_checkout("practical")
-    assert _build(checkout)._calling.image == (2, 1)
+    assert _build(checkout).calling.image == (2, 1)
     (checkout / RIFE).unlink()
     (checkout / IFNET).write_text(_read(checkout).replace("[8, 4]", "[4, 1]"))
-    assert _build(checkout)._calling.image == (2, 1)
+    assert _build(checkout).calling.image == (2, 1)
     wrong = _read(make_checkout("practical"), RIFE).replace("merged[1]", "merged[-1]")
     with pytest.raises(DonorError, match=r"forward returns \(.*an image of 3 channels"):
         _build(make_checkout("practical", **{RIFE: wrong}))
