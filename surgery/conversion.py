@@ -56,6 +56,7 @@ def export(
     random_weights: int | None = None,
     scale: float = 1.0,
     ensemble: bool = False,
+    arch: str = "",
     custom_warp: bool = True,
     exporter: str = "torchscript",
     force: bool = False,
@@ -70,6 +71,7 @@ def export(
         random_weights: a seed for calibrated random weights instead, for tests.
         scale: the resolution that flow is estimated at.
         ensemble: evaluate every block in both directions.
+        arch: the version of a bare weights file, where its tensors do not tell.
         custom_warp: write `rife::Warp`; otherwise plain GridSample, which is no hub model.
         exporter: `torchscript` or `dynamo`.
         force: replace an existing output.
@@ -82,7 +84,9 @@ def export(
 
     _refuse_taken(output, force)
     progress(f"loading {donor}")
-    opened = open_donor(donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble)
+    opened = open_donor(
+        donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble, arch=arch
+    )
     progress(f"exporting with {exporter}")
     model = export_donor(opened, exporter)
     if custom_warp:
@@ -169,6 +173,7 @@ def convert(
     random_weights: int | None = None,
     scale: float = 1.0,
     ensemble: bool = False,
+    arch: str = "",
     exporter: str = "torchscript",
     runtime: str | None = None,
     fp16: bool = True,
@@ -195,7 +200,9 @@ def convert(
     _refuse_runtime(runtime)
     options = NcnnOptions(runtime, fp16, keep_betas, fast)
     progress(f"loading {donor}")
-    opened = open_donor(donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble)
+    opened = open_donor(
+        donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble, arch=arch
+    )
     _refuse_runtime(runtime, opened.network.padding)
     progress(f"exporting with {exporter}")
     hub = export_donor(opened, exporter)
