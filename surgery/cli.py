@@ -340,6 +340,9 @@ def validate(
         typer.Option(metavar="DIR", help="Write that layer here, with its inputs"),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the figures here")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="F.html", help="Write a report with pictures here")
+    ] = None,
     force: ForceOption = False,
 ) -> None:
     """Compare two forms of a model; exit status 1 when they differ."""
@@ -359,6 +362,7 @@ def validate(
             bisect=bisect,
             cut_out=cut_out,
             report=json,
+            page=report,
             force=force,
             progress=progress,
         )

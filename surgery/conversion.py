@@ -6,6 +6,7 @@ they made, and raise `surgery.errors.SurgeryError` for everything that a caller 
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -303,6 +304,7 @@ def validate(
     bisect: bool = False,
     cut_out: Path | None = None,
     report: Path | None = None,
+    page: Path | None = None,
     force: bool = False,
     progress: Progress = _silent,
 ) -> Validation:
@@ -321,6 +323,7 @@ def validate(
         bisect: find the first layer that differs.
         cut_out: a folder to write that layer to, with its inputs.
         report: a file to write the figures to, as JSON.
+        page: a file to write a report to, as HTML with pictures; finds the first layer, too.
         force: replace an existing report.
         progress: called with one line for each step.
 
@@ -331,7 +334,7 @@ def validate(
     from surgery.output import write_file_atomically
     from surgery.proof.validate import TIMESTEPS, validate_forms
 
-    for taken in (report, cut_out):
+    for taken in (report, page, cut_out):
         if taken is not None:
             _refuse_taken(taken, force)
     for timestep in timesteps:
@@ -348,12 +351,45 @@ def validate(
         timesteps=timesteps or TIMESTEPS,
         progress=progress,
     )
-    if bisect or cut_out is not None:
+    note = ""
+    if bisect or cut_out is not None or page is not None:
         progress("looking for the first layer that differs")
-        validation.bisection = _bisect(forms[0], forms[1], cut_out, force)
+        try:
+            validation.bisection = _bisect(forms[0], forms[1], cut_out, force)
+        except SurgeryError as error:
+            if bisect or cut_out is not None:
+                raise
+            note = str(error)
+    if page is not None:
+        from surgery.proof.report import render_report
+
+        progress("drawing the report")
+        command = ["surgery", "validate", reference, candidate, *given.to_options()]
+        command += _describe_options(scale, ensemble, sizes, timesteps, engines)
+        text = render_report(validation, forms, shlex.join(command), note)
+        write_file_atomically(page, text, force=force)
     if report is not None:
         write_file_atomically(report, validation.to_json(), force=force)
     return validation
+
+
+def _describe_options(
+    scale: float,
+    ensemble: bool,
+    sizes: Sequence[tuple[int, int]],
+    timesteps: Sequence[float],
+    engines: Sequence[str],
+) -> list[str]:
+    """What a command line says of these."""
+    options = [] if scale == 1.0 else ["--scale", f"{scale:g}"]
+    options += ["--ensemble"] if ensemble else []
+    for width, height in sizes:
+        options += ["--size", f"{width}x{height}"]
+    for timestep in timesteps:
+        options += ["--timestep", f"{timestep:g}"]
+    for engine in engines:
+        options += ["--engine", engine]
+    return options
 
 
 def _bisect(reference: Form, candidate: Form, cut_out: Path | None, force: bool) -> Bisection:

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what pip cannot bring, on Debian and its kin, where this user may: venv, a C++ compiler,
-# the Vulkan loader (the wheel of rife-ncnn-vulkan links it) and a software Vulkan driver.
+# the Vulkan loader (the wheel of rife-ncnn-vulkan links it), a software Vulkan driver, and a browser
+# for the tests where they may skip nothing.
 # Elsewhere it says in one line each what is missing and what follows.
 set -eu
 
@@ -21,12 +22,18 @@ has_vulkan_driver() {
     done
     return 1
 }
+# Only tests need a browser, and only those that may skip nothing insist on it: it is large.
+has_browser() {
+    [ "${SURGERY_FORBID_SKIPS:-}" != 1 ] || command -v chromium >/dev/null ||
+        command -v chromium-browser >/dev/null
+}
 
 list_missing() {
     has_venv || echo python3-venv
     has_compiler || echo g++
     has_vulkan_loader || echo libvulkan1
     has_vulkan_driver || echo mesa-vulkan-drivers
+    has_browser || echo chromium
 }
 
 install_with_apt() {
@@ -57,6 +64,7 @@ for package in $(list_missing); do
             exit 1
             ;;
         libvulkan1) without="rife-ncnn-vulkan is skipped" ;;
+        chromium) without="the report is not looked at in a browser" ;;
         mesa-vulkan-drivers) without="what runs on Vulkan is skipped" ;;
     esac
     echo "note: $package is missing (as root: apt-get install $package): $without" >&2

@@ -34,13 +34,14 @@ def make_table(validation: Validation) -> Table:
             f"{width}x{height}",
             f"{worst.comparison.max_abs:.1e}",
             f"{min(row.comparison.psnr for row in rows):.1f}",
-            _describe_bound(worst),
+            describe_bound(worst),
             "ok" if worst.verdict.passed else "[red]FAILED[/red]",
         )
     return table
 
 
-def _describe_bound(row: Row) -> str:
+def describe_bound(row: Row) -> str:
+    """What was accepted, in a few characters."""
     tolerance = row.tolerance
     if tolerance.metric is Metric.PSNR:
         return f">= {tolerance.bound:g} dB"

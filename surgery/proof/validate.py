@@ -46,7 +46,19 @@ def _silent(message: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One engine against the reference, for one frame."""
+    """One engine against the reference, for one frame.
+
+    Attributes:
+        engine: what ran, in words.
+        reference: what it was compared with, in words.
+        width: of the frame, in pixels.
+        height: of the frame, in pixels.
+        timestep: between 0 and 1.
+        comparison: what was measured.
+        tolerance: what was accepted.
+        verdict: what follows.
+        runs_in: the name of the engine, as `--engine` takes it.
+    """
 
     engine: str
     reference: str
@@ -56,6 +68,24 @@ class Row:
     comparison: Comparison
     tolerance: Tolerance
     verdict: Verdict
+    runs_in: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Exhibit:
+    """What one engine computed where it was furthest from the reference.
+
+    Attributes:
+        row: the comparison.
+        sample: what both computed from.
+        wanted: the reference's frame, [1,3,H,W].
+        found: the engine's.
+    """
+
+    row: Row
+    sample: Sample
+    wanted: np.ndarray
+    found: np.ndarray
 
 
 @dataclasses.dataclass
@@ -69,6 +99,7 @@ class Validation:
         warnings: what weakens the verdict without changing it: engines that are not installed,
             flows too small to prove a warp, branches that the donor alone would have taken.
         bisection: where the two forms part, if that was asked for.
+        exhibits: the worst frame of every engine, for a report.
     """
 
     reference: str
@@ -76,6 +107,7 @@ class Validation:
     findings: list[tuple[str, Finding]] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
     bisection: Bisection | None = None
+    exhibits: list[Exhibit] = dataclasses.field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -231,21 +263,24 @@ class _Contest:
         # Only ncnn measures its blobs.
         overflows = find_overflows(getattr(engine, "largest", {}))
         self.validation.findings += [(form.label, overflow) for overflow in overflows]
+        exhibits = []
         for (sample, wanted), found in zip(pairs, frames, strict=True):
             comparison = compare(wanted, found)
             height, width = sample.in0.shape[-2:]
-            self.validation.rows.append(
-                Row(
-                    f"{form.label}: {engine.name}",
-                    against,
-                    width,
-                    height,
-                    sample.timestep,
-                    comparison,
-                    tolerance,
-                    judge(comparison, tolerance),
-                )
+            row = Row(
+                f"{form.label}: {engine.name}",
+                against,
+                width,
+                height,
+                sample.timestep,
+                comparison,
+                tolerance,
+                judge(comparison, tolerance),
+                runs_in=name,
             )
+            self.validation.rows.append(row)
+            exhibits.append(Exhibit(row, sample, wanted, found))
+        self.validation.exhibits.append(max(exhibits, key=_order_exhibits))
 
     def judge_if_sound(self, form: Form, name: str, *, few: bool = False) -> None:
         """As `judge`; where the structure is at fault already, an engine may refuse the model."""
@@ -285,6 +320,12 @@ class _Contest:
             self.validation.warnings.append(sentence)
 
 
+def _order_exhibits(exhibit: Exhibit) -> tuple[bool, float]:
+    """The failed before the passed, then by the largest difference; NaN is none."""
+    error = exhibit.row.comparison.max_abs
+    return not exhibit.row.verdict.passed, error if math.isfinite(error) else math.inf
+
+
 def _pick_each_size(pairs: Sequence[Pair]) -> list[Pair]:
     groups: dict[tuple[int, ...], list[Pair]] = {}
     for pair in pairs:
@@ -317,6 +358,7 @@ def prove_conversion(
     timesteps = timesteps or donor.timesteps or TIMESTEPS
     samples = make_samples(sizes or choose_sizes(donor.padding), timesteps, INPUT_SEED)
     contest = _Contest(donor, donor.engines[0], samples, progress)
+    contest.validation.warnings += opened.notes
     contest.check_structure(hub_form)
     contest.check_structure(folder)
     for name in hub_form.engines:

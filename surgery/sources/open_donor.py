@@ -40,6 +40,12 @@ class Weights:
                 "or --random-weights SEED for a test"
             )
 
+    def to_options(self) -> list[str]:
+        """What a command line says of them."""
+        if self.path is not None:
+            return ["--weights", str(self.path)]
+        return [] if self.random_seed is None else ["--random-weights", str(self.random_seed)]
+
     @property
     def label(self) -> str:
         """What metadata says about the origin; a file's name, never its path."""
@@ -56,6 +62,26 @@ class OpenDonor:
     network: StockNetwork
     scale: float
     dropped: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the donor, a sentence each."""
+        notes = []
+        if self.network.lacks_warp:
+            notes.append(
+                "the source came without its warplayer.py: torch, too, warped by rife::Warp"
+            )
+        if self.dropped:
+            modules = sorted({name.split(".", 1)[0] for name in self.dropped})
+            notes.append(
+                f"{len(self.dropped)} tensors of the weights that no frame depends on were "
+                f"dropped: {', '.join(f'{module}.*' for module in modules)}"
+            )
+        if self.network.timestep != "plane":
+            notes.append(
+                "the network makes the frame in the middle whatever timestep a runtime asks for"
+            )
+        return tuple(notes)
 
 
 def open_donor(

@@ -228,7 +228,7 @@ def test_pairs_that_cannot_be_compared_are_refused(
         bisect_forms(make_folder(made.graph), HubForm(exported, "hub"))
 
 
-def test_validate_names_the_layer_and_writes_it(
+def test_validate_names_the_layer_and_writes_it_and_a_report(
     exported: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     graph = _copy(made.graph)
@@ -239,10 +239,19 @@ def test_validate_names_the_layer_and_writes_it(
     hub.write_bytes(exported.SerializeToString())
     folder = make_folder(graph).folder
     validation = validate(
-        str(hub), str(folder), sizes=[(64, 64)], timesteps=[0.25], cut_out=tmp_path / "cut"
+        str(hub),
+        str(folder),
+        sizes=[(64, 64)],
+        timesteps=[0.25],
+        cut_out=tmp_path / "cut",
+        page=tmp_path / "report.html",
     )
     assert not validation.passed
     assert validation.bisection is not None
     assert CONVOLUTION in validation.bisection.describe()
     assert json.loads(validation.to_json())["bisection"]["first"] == CONVOLUTION
     assert (tmp_path / "cut" / "flownet.param").is_file()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.index("DIFFERENT") < page.index(CONVOLUTION)
+    assert "--size 64x64 --timestep 0.25" in page
+    assert page.count("flow at warp") == from_onnx(exported).metadata.warps
