@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from surgery.conversion import convert, export, optimize, run, translate, validate
     from surgery.demonstration import demo
-    from surgery.doors import import_model, lift, lower
+    from surgery.doors import doctor, import_model, lift, lower
     from surgery.errors import SurgeryError
     from surgery.inspection import inspect
     from surgery.kernel_library import ops_library
@@ -23,6 +23,7 @@ __all__ = [
     "SurgeryError",
     "convert",
     "demo",
+    "doctor",
     "export",
     "import_model",
     "inspect",
@@ -38,6 +39,7 @@ __all__ = [
 _HOMES = {
     "SurgeryError": "surgery.errors",
     "demo": "surgery.demonstration",
+    "doctor": "surgery.doors",
     "import_model": "surgery.doors",
     "inspect": "surgery.inspection",
     "lift": "surgery.doors",

@@ -15,6 +15,7 @@ import typer
 from surgery.errors import SurgeryError
 
 if TYPE_CHECKING:
+    from surgery.diagnosis.examine import Examination
     from surgery.hub.model import HubMetadata
     from surgery.proof.validate import Validation
     from surgery.targets.make_ncnn import NcnnModel
@@ -445,6 +446,38 @@ def inspect_models(
 
 
 @_command
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="A model folder, whoever made it")],
+    runtime: RuntimeOption = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Repair what can be, into -o")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The folder to make, with --fix")
+    ] = None,
+    fp16: Fp16Option = True,
+    force: ForceOption = False,
+) -> None:
+    """Say what is wrong with a model folder, for each runtime; exit status 1 when there is."""
+    from surgery import doors
+
+    if fix != (output is not None):
+        raise SurgeryError("--fix and -o OUTPUT go together: give both, or neither")
+    with _progress() as progress:
+        found = doors.doctor(
+            folder, runtime=runtime, fix=output, fp16=fp16, force=force, progress=progress
+        )
+    _show_examination(found.examination)
+    if found.repair is not None and found.afterwards is not None:
+        _say(
+            f"{output}: repaired; largest difference from the original with fp32 weights "
+            f"{found.repair.exact.max_abs:.1e}"
+        )
+        _show_examination(found.afterwards)
+    last = found.afterwards or found.examination
+    if not last.is_healthy:
+        raise typer.Exit(1)
+
+
+@_command
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make")] = Path(
         "out/demo"
@@ -479,6 +512,19 @@ def _say_imported(output: Path, metadata: HubMetadata) -> None:
     _say(f"{output}: {metadata.donor}, {metadata.warps} warps, padding {metadata.padding}")
     for note in metadata.baked:
         _say(f"  note: {note}")
+
+
+def _show_examination(examination: Examination) -> None:
+    for fault in examination.faults:
+        hit = (
+            "every runtime"
+            if set(fault.runtimes) == set(examination.runtimes)
+            else ", ".join(fault.runtimes)
+        )
+        mend = "" if not fault.repairable else " (can be repaired: --fix)"
+        _say(f"{fault.kind}: {fault.what}{mend}\n  {hit}: {fault.effect}")
+    for name, reason in examination.verdicts().items():
+        _say(f"{examination.folder} in {name}: {reason or 'runs'}")
 
 
 def _say_folder(output: Path, made: NcnnModel) -> None:

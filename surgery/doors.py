@@ -5,13 +5,18 @@ Each verb of the command line is one function here, as in `surgery.conversion`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surgery.errors import OutputExists
+
 if TYPE_CHECKING:
     import onnx
 
+    from surgery.diagnosis.examine import Examination
+    from surgery.diagnosis.repair import Repair
     from surgery.hub.model import HubModel
 
 Progress = Callable[[str], None]
@@ -98,3 +103,61 @@ def lower(
     model = load_hub(source)
     progress(f"lowering to {layout}")
     return write_lowered(model, output, OnnxOptions(layout, opset, fp16), force=force)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckUp:
+    """What `doctor` found and did.
+
+    Attributes:
+        examination: of the folder as it came.
+        repair: what was repaired, with its proof; None when nothing was to be.
+        afterwards: the examination of what was written; None when nothing was.
+    """
+
+    examination: Examination
+    repair: Repair | None = None
+    afterwards: Examination | None = None
+
+
+def doctor(
+    folder: Path,
+    *,
+    runtime: str | None = None,
+    fix: Path | None = None,
+    fp16: bool = True,
+    force: bool = False,
+    progress: Progress = _silent,
+) -> CheckUp:
+    """Say what is wrong with a model folder that anybody made, and repair it where asked.
+
+    Args:
+        folder: holds `flownet.param` and `flownet.bin`.
+        runtime: judge for this runtime alone, and repair for it.
+        fix: the folder to make of what could be repaired.
+        fp16: store the weights of the repaired folder as fp16.
+        force: replace an existing output.
+        progress: called with one line for each step.
+
+    Raises:
+        SurgeryError: there is no model in the folder, or a fault is beyond repair; nothing is
+            written.
+        ProofFailed: the repaired model differs from the original; nothing is written.
+    """
+    from surgery.diagnosis.examine import examine
+    from surgery.diagnosis.repair import repair
+    from surgery.output import new_folder
+    from surgery.targets.make_ncnn import NcnnOptions
+    from surgery.targets.runtimes import find_runtime
+
+    runtimes = [find_runtime(runtime)] if runtime else []
+    progress(f"examining {folder}")
+    examination = examine(folder, runtimes)
+    if fix is None:
+        return CheckUp(examination)
+    if fix.exists() and not force:
+        raise OutputExists(f"{fix} exists; --force replaces it, or choose another -o")
+    mended = repair(examination, NcnnOptions(runtime, fp16), progress)
+    with new_folder(fix, force=force) as temporary:
+        mended.made.write(temporary)
+    return CheckUp(examination, mended, examine(fix, runtimes))

@@ -1,0 +1,1 @@
+"""What is wrong with a model folder that anybody made, and what can be repaired."""

@@ -1,0 +1,293 @@
+"""Examine a model folder: every fault, which runtimes it hits, and what they do then.
+
+What runtimes do was read in their sources and, for crashes, tried: the `load` of rife-ncnn-vulkan
+returns 0 whatever happened, so most faults show as a crash later on, or as a wrong picture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surgery.errors import FormatError, SurgeryError
+from surgery.formats.ncnn_bin import read_weights
+from surgery.formats.ncnn_folder import NETWORK, read_param_text
+from surgery.formats.ncnn_layers import LAYER_TYPES, BinaryOp, BinaryOpType, Kind, read_int
+from surgery.formats.ncnn_param import Layer, NcnnGraph, parse_with_faults
+from surgery.hub.model import V4_OUTPUT
+from surgery.proof.structure import check_ncnn_structure
+from surgery.targets.check_tta import describe_tta
+from surgery.targets.folder_names import PATH_RULES, refuse_folder_path
+from surgery.targets.runtimes import RUNTIMES, Runtime, refuse_graph
+
+if TYPE_CHECKING:
+    from surgery.hub.model import HubModel
+
+WARP = "rife.Warp"
+# A sentence of ncnn_param.check about a blob that several layers read.
+NEEDS_SPLIT = "a Split must make the copies"
+FLOW_FAULT = "its flow has"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a folder.
+
+    Attributes:
+        kind: a name for it, always the same: `missing split`, `short bin`, ...
+        what: what was found, and where.
+        effect: what a runtime makes of it.
+        runtimes: names of those that it hits.
+        repairable: whether `repair` can mend it.
+        harmless: whether the runtimes run the folder all the same, and give the right picture.
+    """
+
+    kind: str
+    what: str
+    effect: str
+    runtimes: tuple[str, ...]
+    repairable: bool = False
+    harmless: bool = False
+
+
+@dataclasses.dataclass
+class Examination:
+    """What was found in a folder.
+
+    Attributes:
+        folder: its name.
+        faults: everything that is wrong.
+        graph: what the `.param` means, with its weights; None where nobody can tell.
+        runtimes: names of those that were asked about.
+    """
+
+    folder: str
+    faults: list[Fault] = dataclasses.field(default_factory=list)
+    graph: NcnnGraph | None = None
+    runtimes: tuple[str, ...] = ()
+
+    def verdicts(self) -> dict[str, str]:
+        """For each runtime that was asked about why it cannot run the folder; empty if it can."""
+        return {
+            name: "; ".join(
+                one.kind for one in self.faults if name in one.runtimes and not one.harmless
+            )
+            for name in self.runtimes
+        }
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether nothing at all was found."""
+        return not self.faults
+
+
+def examine(folder: Path, runtimes: Sequence[Runtime] = ()) -> Examination:
+    """Examine a folder of one network for some runtimes, for all that are known by default.
+
+    Nothing is written, and nothing of the folder is run.
+
+    Raises:
+        SurgeryError: there is no folder, or no `.param` in it.
+    """
+    chosen = tuple(runtimes) or tuple(RUNTIMES.values())
+    names = tuple(one.name for one in chosen)
+    found = Examination(folder.name, runtimes=names)
+    path = folder / f"{NETWORK}.param"
+    if not path.is_file():
+        raise SurgeryError(f"{folder} has no {path.name}; a model folder of RIFE 4 holds it")
+    try:
+        text = read_param_text(path)
+        graph, misreadings = parse_with_faults(text, path.name)
+    except FormatError as error:
+        effect = "the layer is left out and the runtime dies of it"
+        found.faults.append(Fault("unreadable param", str(error), effect, names))
+        return found
+    found.graph = graph
+    found.faults += [_describe_misreading(one, names) for one in misreadings]
+    found.faults += _examine_values(graph, names)
+    mend_values(graph)
+    found.faults += _examine_weights(graph, folder / f"{NETWORK}.bin", names)
+    found.faults += _examine_structure(graph, names)
+    found.faults += _examine_placeholders(graph, names)
+    found.faults += _examine_tta(graph, names)
+    hub = _import(graph)
+    if hub is not None:
+        found.faults += _examine_output(hub, names)
+    padding = hub.metadata.padding if hub is not None else 1
+    for runtime in chosen:
+        found.faults += _examine_runtime(graph, runtime, padding, folder)
+    found.faults = _merge(found.faults)
+    return found
+
+
+def _merge(faults: Sequence[Fault]) -> list[Fault]:
+    """One fault for all runtimes that it is said of."""
+    merged: dict[tuple[str, str], Fault] = {}
+    for one in faults:
+        key = (one.kind, one.what)
+        if key in merged:
+            names = (
+                *merged[key].runtimes,
+                *(n for n in one.runtimes if n not in merged[key].runtimes),
+            )
+            one = dataclasses.replace(merged[key], runtimes=names)
+        merged[key] = one
+    return list(merged.values())
+
+
+# ---- text and values ---------------------------------------------------------------------------
+
+# Parts of what `parse_with_faults` says, the kind of fault, and what ncnn makes of it.
+MISREADINGS = (
+    ("layers announced", "wrong counts", "layers are missing or read from beyond the file's end"),
+    ("blobs announced", "wrong counts", "ncnn writes past the end of its table and dies"),
+    ("characters; ncnn reads", "long value", "the rest is read as a key of its own"),
+    ("more digits than", "long value", "the digits overflow 32 bits: another number is read"),
+    ("is given twice", "key twice", "ncnn takes the last"),
+    ("reads an array only as", "new array", "ncnn before 2025 refuses the layer and dies"),
+    ("integers and floats in one", "mixed array", "one of them is read as another number"),
+    ("bytes; ncnn reads", "long name", "names are cut, and blobs are not found"),
+)
+
+
+def _describe_misreading(sentence: str, names: tuple[str, ...]) -> Fault:
+    for part, kind, effect in MISREADINGS:
+        if part in sentence:
+            return Fault(kind, sentence, effect, names, repairable=True)
+    return Fault("misread text", sentence, "ncnn reads something else", names, repairable=True)
+
+
+def _examine_values(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
+    for layer, key, value in _misread_values(graph):
+        what = f"{layer.type} {layer.name}: key {key} is the integer {value}; a float is expected"
+        effect = "it reads as nearly 0, the float with the same bits"
+        yield Fault("float without a point", what, effect, names, repairable=True)
+
+
+def _misread_values(graph: NcnnGraph) -> Iterator[tuple[Layer, int, int]]:
+    for layer in graph.layers:
+        known = LAYER_TYPES.get(layer.type)
+        for param in known.params if known else ():
+            value = layer.params.get(param.spec.key)
+            if param.spec.kind is Kind.FLOAT and isinstance(value, int):
+                yield layer, param.spec.key, value
+
+
+def mend_values(graph: NcnnGraph) -> int:
+    """Make floats of the integers that stand where ncnn reads a float; returns how many."""
+    found = list(_misread_values(graph))
+    for layer, key, value in found:
+        layer.params[key] = float(value)
+    return len(found)
+
+
+# ---- weights -----------------------------------------------------------------------------------
+
+
+def _examine_weights(graph: NcnnGraph, path: Path, names: tuple[str, ...]) -> Iterator[Fault]:
+    if not path.is_file():
+        yield Fault("missing bin", f"{path.name} is missing", "it dies at the first frame", names)
+        return
+    try:
+        read = read_weights(graph, path)
+    except FormatError as error:
+        is_short = "are left" in str(error)
+        kind = "short bin" if is_short else "wrong bin"
+        effect = "builds of 2022 die at load, later ones compute with anything"
+        yield Fault(kind, _without_folder(str(error), path), effect, names)
+        return
+    if read.trailing_bytes:
+        what = f"{path.name}: {read.trailing_bytes} bytes are left after the last layer"
+        effect = "ignored; the two files may not belong together"
+        yield Fault("long bin", what, effect, names, repairable=True, harmless=True)
+
+
+def _without_folder(text: str, path: Path) -> str:
+    return text.replace(str(path), path.name)
+
+
+# ---- structure ---------------------------------------------------------------------------------
+
+
+def _examine_structure(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
+    warps = sum(layer.type == WARP for layer in graph.layers)
+    for finding in check_ncnn_structure(graph, warps, has_timestep=_has_input(graph, "in2")):
+        sentence = str(finding)
+        if NEEDS_SPLIT in sentence:
+            yield Fault("missing split", finding.what, "it dies at the first frame", names, True)
+        elif FLOW_FAULT in sentence:
+            effect = "a count that is a multiple of 4 is packed on Vulkan and read as noise"
+            yield Fault("flow channels", sentence, effect, names, repairable=True)
+        else:
+            effect = "it dies, or computes another picture"
+            yield Fault("broken graph", sentence, effect, names)
+
+
+def _examine_placeholders(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
+    for layer in graph.layers:
+        is_power = (
+            layer.type == "BinaryOp"
+            and read_int(layer.params, BinaryOp.OP_TYPE) == BinaryOpType.POW
+            and len(layer.inputs) == 2
+        )
+        if is_power:
+            what = f"BinaryOp {layer.name}: a power of two blobs, the placeholder of a {WARP}"
+            yield Fault("placeholder of a warp", what, "it computes a power", names, True)
+
+
+def _has_input(graph: NcnnGraph, name: str) -> bool:
+    return any(layer.type == "Input" and name in layer.outputs for layer in graph.layers)
+
+
+def _import(graph: NcnnGraph) -> HubModel | None:
+    """The graph as a hub model; None where that fails for a reason that is a fault of its own."""
+    from surgery.sources.from_ncnn import import_graph
+
+    try:
+        return import_graph(graph, label="")
+    except (SurgeryError, KeyError):
+        # A KeyError is that of weights that could not be read.
+        return None
+
+
+def _examine_output(hub: HubModel, names: tuple[str, ...]) -> Iterator[Fault]:
+    from surgery.diagnosis.bound_values import bound_values
+
+    if bound_values(hub.graph)[V4_OUTPUT].low < 0:
+        yield Fault(
+            "negative output",
+            f"{V4_OUTPUT} can go below 0: no Clip, and no blend of the frames by a mask in 0..1",
+            "Vulkan turns what is negative into white",
+            tuple(name for name in names if name != "ncnn"),
+            repairable=True,
+        )
+
+
+def _examine_tta(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
+    sentence = describe_tta(graph)
+    if sentence.startswith("averages") and "no blob" not in sentence:
+        return
+    if sentence.startswith("unknown"):
+        return  # the shapes that do not fit are a fault of their own
+    kind = "missing flow names" if "no blob" in sentence else "flow layout"
+    effect = "-x and -z give less than they could; everything else is right"
+    yield Fault(
+        kind, f"TTA {sentence}", effect, names, repairable=True, harmless=kind != "flow layout"
+    )
+
+
+def _examine_runtime(
+    graph: NcnnGraph, runtime: Runtime, padding: int, folder: Path
+) -> Iterator[Fault]:
+    for reason in filter(None, refuse_graph(runtime, graph, 1).split("; ")):
+        is_1x1 = "1x1" in reason
+        kind = "1x1 convolution" if is_1x1 else "missing layer"
+        effect = "it dies at load on Vulkan" if is_1x1 else "it dies at load"
+        yield Fault(kind, reason, effect, (runtime.name,), repairable=True)
+    if runtime.name in PATH_RULES:
+        fault = refuse_folder_path(str(folder.resolve()), padding, runtime.name)
+        if fault:
+            effect = "it runs as another kind of network, or corrupts memory"
+            yield Fault("folder name", fault, effect, (runtime.name,))

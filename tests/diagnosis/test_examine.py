@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from surgery.diagnosis.examine import Examination, examine
+from surgery.errors import SurgeryError
+from surgery.formats.ncnn_param import NcnnGraph
+from surgery.targets.runtimes import RUNTIMES
+
+Plant = Callable[[str], str]
+WriteFolder = Callable[[Path, NcnnGraph], Path]
+
+
+def kinds(examination: Examination) -> set[str]:
+    return {fault.kind for fault in examination.faults}
+
+
+def plant(folder: Path, change: Plant) -> Examination:
+    path = folder / "flownet.param"
+    before = path.read_text(encoding="utf-8")
+    after = change(before)
+    assert after != before, "nothing was planted"
+    path.write_text(after, encoding="utf-8")
+    return examine(folder)
+
+
+def squeeze(text: str) -> str:
+    """One blank between words, so that lines can be written out."""
+    return "\n".join(" ".join(line.split()) for line in text.splitlines()) + "\n"
+
+
+def swap(old: str, new: str) -> Plant:
+    return lambda text: squeeze(text).replace(old, new, 1)
+
+
+def test_a_good_model_is_given_a_clean_bill(good: Path) -> None:
+    found = examine(good)
+    assert found.faults == []
+    assert found.is_healthy
+    assert set(found.verdicts()) == set(RUNTIMES)
+    assert not any(found.verdicts().values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("wrong counts", lambda text: re.sub("\n.*\n", "\n9 999\n", text, count=1)),
+        ("wrong counts", lambda text: re.sub(" .*\n", " 7\n", text, count=1)),
+        ("float without a point", swap("2=1.0", "2=1")),
+        ("long value", swap("2=1.0", "2=1.000000000000000")),
+        ("key twice", swap("2=1.0", "2=2.0 2=1.0")),
+        ("new array", swap("-23310=1,0.2", "10=0.2,")),
+        ("flow channels", swap("to0_1 -23309=1,0 -23310=1,2", "to0_1 -23309=1,0 -23310=1,4")),
+        ("flow channels", swap("to0_1 -23309=1,0 -23310=1,2", "to0_1 -23309=1,0 -23310=1,3")),
+        ("broken graph", swap("mask3 m\n", "maskless m\n")),
+        ("broken graph", swap("Input in1 0 1 in1", "Input in1 0 1 in9")),
+        ("missing flow names", lambda text: text.replace("flow", "floe")),
+        ("negative output", swap("left right out0 0=0", "left right out0 0=1")),
+        ("unreadable param", swap("7767517", "7767518")),
+        ("unreadable param", swap("BinaryOp end 2 1", "BinaryOp end 2 2")),
+        ("placeholder of a warp", lambda text: swap("rife.Warp", "BinaryOp")(text).replace(
+            "to0_0 warp0_0", "to0_0 warp0_0 0=6")),
+    ],
+)  # fmt: skip
+def test_a_fault_of_the_text_is_named(kind: str, change: Plant, good: Path) -> None:
+    found = plant(good, change)
+    assert kind in kinds(found), found.faults
+    hit = {name for fault in found.faults if fault.kind == kind for name in fault.runtimes}
+    assert hit >= set(RUNTIMES) - {"ncnn"}
+
+
+def test_a_missing_split_is_named(good: Path, graph: NcnnGraph) -> None:
+    split = next(layer for layer in graph.layers if layer.type == "Split")
+
+    def change(text: str) -> str:
+        lines = [line for line in text.splitlines() if f" {split.name} " not in line]
+        text = squeeze("\n".join(lines)).replace(" 0 1 in0\n", " 0 1 in0\n")
+        for copy in split.outputs:
+            text = text.replace(f" {copy} ", f" {split.inputs[0]} ")
+        return text
+
+    assert "missing split" in kinds(plant(good, change))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("short bin", lambda data: data[:-8]),
+        ("long bin", lambda data: data + bytes(8)),
+        ("wrong bin", lambda data: b"\xff" * 4 + data[4:]),
+    ],
+)
+def test_a_fault_of_the_weights_is_named(
+    kind: str, change: Callable[[bytes], bytes], good: Path
+) -> None:
+    path = good / "flownet.bin"
+    path.write_bytes(change(path.read_bytes()))
+    assert kinds(examine(good)) == {kind}
+
+
+def test_missing_files_are_told_apart(good: Path, tmp_path: Path) -> None:
+    (good / "flownet.bin").unlink()
+    assert kinds(examine(good)) == {"missing bin"}
+    with pytest.raises(SurgeryError, match=r"has no flownet\.param"):
+        examine(tmp_path)
+
+
+def test_layers_that_runtimes_lack_are_told_by_runtime(
+    add_beta: NcnnGraph, tmp_path: Path, write: WriteFolder
+) -> None:
+    found = examine(write(tmp_path / "rife-v4.6", add_beta))
+    assert kinds(found) == {"missing layer"}
+    verdicts = found.verdicts()
+    assert {name for name, reason in verdicts.items() if reason} == {"nihui"}
+
+
+def test_a_1x1_convolution_hits_builds_without_reshape(
+    narrow: NcnnGraph, tmp_path: Path, write: WriteFolder
+) -> None:
+    found = examine(write(tmp_path / "rife-v4.6", narrow))
+    assert kinds(found) == {"1x1 convolution"}
+    verdicts = found.verdicts()
+    assert verdicts["tntwise"]
+    assert not verdicts["ncnn"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hit"),
+    [("rife-v2.3", "nihui"), ("model", "nihui"), ("rife-v3", "wheel"), ("rife-v4" * 40, "nihui")],
+)
+def test_a_name_that_selects_another_mode_is_named(
+    name: str, hit: str, graph: NcnnGraph, tmp_path: Path, write: WriteFolder
+) -> None:
+    if len(name) > 200:
+        name = "rife-v4/" + "x" * 120 + "/" + "y" * 120
+    found = examine(write(tmp_path / name, graph))
+    assert kinds(found) == {"folder name"}
+    assert found.verdicts()[hit]
+
+
+def test_only_the_runtimes_that_were_asked_about_are_judged(
+    add_beta: NcnnGraph, tmp_path: Path, write: WriteFolder
+) -> None:
+    folder = write(tmp_path / "rife-v4.6", add_beta)
+    assert examine(folder, [RUNTIMES["wheel"]]).is_healthy
+    assert not examine(folder, [RUNTIMES["nihui"]]).is_healthy
