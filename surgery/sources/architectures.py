@@ -114,6 +114,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 )
 
 
+# One of the three that 1.x and 2.x make a frame with.
+FLOW_NETWORK = "flow network"
 # Networks that are no 4.x, by a tensor that they alone have. What tells IFNet from IFNet_2R is in
 # none: the stride of a convolution.
 KIN: tuple[tuple[str, str, tuple[int, ...]], ...] = (
@@ -124,8 +126,8 @@ KIN: tuple[tuple[str, str, tuple[int, ...]], ...] = (
         (120, 6, 3, 3),
     ),
     ("those of RIFE 3.x", "block0.convblock3.1.0.weight", (90, 90, 3, 3)),
-    ("those of the flow network of RIFE 2.x", "block0.conv1.weight", (384, 4, 4, 4)),
-    ("those of the flow network of RIFE 1.x", "block0.conv1.weight", (384, 2, 4, 4)),
+    (f"those of the {FLOW_NETWORK} of RIFE 2.x", "block0.conv1.weight", (384, 4, 4, 4)),
+    (f"those of the {FLOW_NETWORK} of RIFE 1.x", "block0.conv1.weight", (8, 192, 3, 3)),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,11 +73,9 @@ class OpenDonor:
                 "the source came without its warplayer.py: torch, too, warped by rife::Warp"
             )
         if self.dropped:
-            modules = sorted({name.split(".", 1)[0] for name in self.dropped})
-            notes.append(
-                f"{len(self.dropped)} tensors of the weights that no frame depends on were "
-                f"dropped: {', '.join(f'{module}.*' for module in modules)}"
-            )
+            modules = Counter(name.split(".", 1)[0] for name in self.dropped)
+            listed = ", ".join(f"{module}.* ({modules[module]})" for module in sorted(modules))
+            notes.append(f"dropped from the weights, since no frame depends on it: {listed}")
         if self.network.timestep != "plane":
             notes.append(
                 "the network makes the frame in the middle whatever timestep a runtime asks for"

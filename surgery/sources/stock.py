@@ -19,7 +19,12 @@ from unittest import mock
 import torch
 
 from surgery.errors import DonorError
-from surgery.sources.architectures import ARCHITECTURES, recognise
+from surgery.sources.architectures import (
+    ARCHITECTURES,
+    FLOW_NETWORK,
+    describe_tensors,
+    recognise,
+)
 from surgery.sources.branches import ChosenBranches
 from surgery.sources.call_forward import (
     ENSEMBLE,
@@ -278,6 +283,7 @@ def _plan_calls(
     fastmode: bool,
 ) -> tuple[Calling, tuple[float, ...]]:
     """How the network is called, and the divisors that its blocks then have."""
+    _refuse_flow_network(net, donor)
     parameters = read_parameters(net, donor.label)
     _refuse_options(net, donor, {*parameters, *constructor}, ensemble, fastmode)
     scale_name = find_scale_name(parameters)
@@ -300,6 +306,16 @@ def _plan_calls(
         has_grid_attributes=set(GRIDS) <= constructor,
     )
     return calling, scale_list
+
+
+def _refuse_flow_network(net: torch.nn.Module, donor: Donor) -> None:
+    """1.x and 2.x return a flow, and need a ContextNet and a FusionNet to make a frame of it."""
+    described = describe_tensors(net.state_dict())
+    if FLOW_NETWORK in described:
+        raise DonorError(
+            f"{donor.label}: {described}, one of the three networks that make a frame there; "
+            "a network that makes it alone is accepted: RIFE 3.5 and later, or the paper's"
+        )
 
 
 def _refuse_options(

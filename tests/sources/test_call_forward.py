@@ -242,6 +242,24 @@ def test_a_scale_list_for_another_number_of_blocks_is_refused(make_checkout: Mak
         _build(make_checkout("practical", **{RIFE: text}))
 
 
+def test_one_network_of_three_is_refused(make_donor: Callable[[str], Donor]) -> None:
+    donor = make_donor("""
+import torch
+from .warplayer import warp
+
+class IFNet(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block0 = torch.nn.Module()
+        self.block0.conv1 = torch.nn.ConvTranspose2d(384, 4, 4, 2, 1)
+
+    def forward(self, x, scale=1.0):
+        return x[:, :4], [x[:, :4]]
+""")
+    with pytest.raises(DonorError, match=r"the flow network of RIFE 2\.x, one of the three"):
+        build_network(donor)
+
+
 def test_a_network_that_remembers_is_refused(make_checkout: MakeCheckout) -> None:
     text = _read(make_checkout("practical")).replace(
         "merged = [warped]", "merged = [warped]; self.last = flow"

@@ -151,6 +151,7 @@ def test_an_arch_is_taken_where_the_tensors_agree(tmp_path: Path) -> None:
         ("block0.conv0.0.0.weight", (120, 7, 3, 3), "the paper's IFNet_m"),
         ("block0.convblock3.1.0.weight", (90, 90, 3, 3), r"RIFE 3\.x"),
         ("block0.conv1.weight", (384, 4, 4, 4), r"the flow network of RIFE 2\.x"),
+        ("block0.conv1.weight", (8, 192, 3, 3), r"the flow network of RIFE 1\.x"),
         ("something.weight", (1,), "no known architecture"),
     ],
 )

@@ -46,4 +46,7 @@ def test_a_folder_alone_becomes_a_model_that_the_real_runtime_agrees_on(
     engines = {row.engine for row in validation.rows}
     assert any("rife-ncnn-vulkan, CPU" in engine for engine in engines)
     assert made.metadata.weights == "flownet.pkl"
+    said = " ".join(validation.warnings)
+    assert "no frame depends on it: teacher.* (1)" in said
+    assert ("makes the frame in the middle" in said) is (family == "paper")
     assert (tmp_path / "rife-v4/flownet.param").is_file()
