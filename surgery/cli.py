@@ -340,6 +340,9 @@ def validate(
         Path | None,
         typer.Option(metavar="DIR", help="Write that layer here, with its inputs"),
     ] = None,
+    blame: Annotated[
+        bool, typer.Option("--blame", help="Tell a wrong model from a wrong driver, here")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the figures here")] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="F.html", help="Write a report with pictures here")
@@ -362,12 +365,15 @@ def validate(
             engines=engine or (),
             bisect=bisect,
             cut_out=cut_out,
+            blame=blame,
             report=json,
             page=report,
             force=force,
             progress=progress,
         )
     _show_validation(validation)
+    if validation.blame is not None:
+        _say(validation.blame.sentence)
     if validation.bisection is not None:
         _say(validation.bisection.describe())
     if not validation.passed:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from surgery.engines import Engine
     from surgery.hub.model import HubModel
     from surgery.proof.bisect import Bisection
+    from surgery.proof.blame import Blame
     from surgery.proof.forms import FolderForm, Form
     from surgery.proof.validate import Validation
     from surgery.targets.make_ncnn import NcnnModel, NcnnOptions
@@ -303,6 +304,7 @@ def validate(
     engines: Sequence[str] = (),
     bisect: bool = False,
     cut_out: Path | None = None,
+    blame: bool = False,
     report: Path | None = None,
     page: Path | None = None,
     force: bool = False,
@@ -322,6 +324,8 @@ def validate(
         engines: names of engines; empty for each form's own.
         bisect: find the first layer that differs.
         cut_out: a folder to write that layer to, with its inputs.
+        blame: try a folder on this machine's CPU and Vulkan, in fp32 and fp16, to tell a wrong
+            model from a wrong driver; done anyhow where rife-ncnn-vulkan fails.
         report: a file to write the figures to, as JSON.
         page: a file to write a report to, as HTML with pictures; finds the first layer, too.
         force: replace an existing report.
@@ -351,6 +355,8 @@ def validate(
         timesteps=timesteps or TIMESTEPS,
         progress=progress,
     )
+    if blame or validation.has_failed_runtime():
+        validation.blame = _blame(forms[1], validation, progress)
     note = ""
     if bisect or cut_out is not None or page is not None:
         progress("looking for the first layer that differs")
@@ -371,6 +377,17 @@ def validate(
     if report is not None:
         write_file_atomically(report, validation.to_json(), force=force)
     return validation
+
+
+def _blame(candidate: Form, validation: Validation, progress: Progress) -> Blame:
+    from surgery.proof.blame import blame
+    from surgery.proof.forms import FolderForm
+
+    if not isinstance(candidate, FolderForm):
+        raise SurgeryError(
+            f"--blame: {candidate.label} is no model folder; what runs on Vulkan is a folder"
+        )
+    return blame(candidate, validation.has_right_folder(), progress=progress)
 
 
 def _describe_options(

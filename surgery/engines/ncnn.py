@@ -34,6 +34,7 @@ class NcnnEngine:
         largest: the largest magnitude in every blob, infinite where a value is not finite; of the
             last run's smallest frame, and empty unless `ranges` was asked for and that frame has
             no more than RANGED_PIXELS.
+        device: the name of the Vulkan device that the last run used; empty for the CPU.
     """
 
     def __init__(
@@ -44,24 +45,32 @@ class NcnnEngine:
         threads: int = 2,
         blobs: Sequence[str] = (),
         ranges: bool = False,
+        vulkan: int | None = None,
+        half: bool = False,
         time_limit: float = 600.0,
     ) -> None:
         """Prepare; every run loads the model anew.
 
         `padding` is the model's, in pixels; `blobs` are extracted beside the frames, for `record`;
-        `ranges` asks for `largest`.
+        `ranges` asks for `largest`. `vulkan` is the number of a Vulkan device, None for the CPU;
+        the warp stays on the CPU. `half` keeps the blobs on Vulkan in fp16, as rife-ncnn-vulkan
+        does.
 
         Units: time_limit in seconds, for all samples of a run together.
 
         Raises:
             EngineError: a file of the model is missing.
         """
-        self.name = "ncnn"
+        self.name = "ncnn" if vulkan is None else f"ncnn, Vulkan device {vulkan}"
+        self.name += ", fp16 blobs" if half else ""
         self._files = find_files(folder)
         self._padding = padding
         self._threads = threads
         self._blobs = tuple(blobs)
         self._ranges = ranges
+        self._vulkan = vulkan
+        self._half = half
+        self.device = ""
         self.largest: dict[str, float] = {}
         self._time_limit = time_limit
 
@@ -90,12 +99,15 @@ class NcnnEngine:
             "bin": str(self._files[1]),
             "threads": self._threads,
             "blobs": [V4_OUTPUT, *self._blobs],
+            "vulkan": self._vulkan,
+            "half": self._half,
             "ranged": _choose_smallest(samples) if self._ranges else None,
         }
         outcome = run_worker(
             WORKER, Task(facts, arrays), engine=self.name, time_limit=self._time_limit
         )
         self.largest = dict(outcome.facts["largest"])
+        self.device = outcome.facts["device"]
         return read_recording(outcome, samples, self.name, V4_OUTPUT, self._blobs)
 
 

@@ -28,6 +28,8 @@ _ROUNDING_OPTIONS = (
     "use_fp16_arithmetic",
     "use_bf16_storage",
 )
+# How rife-ncnn-vulkan runs on Vulkan: blobs in fp16, arithmetic in fp32 (rife.cpp, `RIFE::load`).
+_HALF_OPTIONS = ("use_fp16_packed", "use_fp16_storage")
 
 
 class WarpLayer(ncnn.Layer):  # type: ignore[misc]
@@ -67,7 +69,7 @@ def run_network(task: Task) -> Outcome:
     """Load the network and run every sample.
 
     Raises:
-        EngineError: ncnn refuses the files, or the graph lacks a blob.
+        EngineError: ncnn refuses the files, or the graph lacks a blob; no such Vulkan device.
     """
     load_start = time.perf_counter()
     network, _factory = open_network(task.facts)
@@ -89,20 +91,30 @@ def run_network(task: Task) -> Outcome:
         "load_seconds": load_seconds,
         "peak_bytes": measure_peak_bytes(),
         "largest": largest,
+        "device": _name_device(task.facts.get("vulkan")),
     }
+    network.clear()
+    if task.facts.get("vulkan") is not None:
+        # Drivers crash when the process ends before the instance.
+        ncnn.destroy_gpu_instance()
     return Outcome(facts, arrays)
+
+
+def _name_device(number: int | None) -> str:
+    return "" if number is None else str(ncnn.get_gpu_info(number).device_name())
 
 
 def open_network(facts: Mapping[str, Any]) -> tuple[Any, WarpFactory]:
     """Load the files that the facts name; the factory has to live as long as the network.
 
     Raises:
-        EngineError: ncnn refuses the files.
+        EngineError: ncnn refuses the files, or there is no such Vulkan device.
     """
     factory = WarpFactory()
     network = ncnn.Net()
     network.register_custom_layer(WARP_LAYER, factory.create, factory.destroy)
     _set_options(network.opt, facts)
+    _choose_device(network, facts.get("vulkan"))
     _load(network, facts)
     return network, factory
 
@@ -120,9 +132,18 @@ def _measure_ranges(network: Any, feed: Mapping[str, np.ndarray]) -> dict[str, f
 
 def _set_options(option: Any, facts: Mapping[str, Any]) -> None:
     for name in _ROUNDING_OPTIONS:
-        setattr(option, name, False)
-    option.use_vulkan_compute = False
+        setattr(option, name, name in _HALF_OPTIONS and bool(facts.get("half")))
+    option.use_vulkan_compute = facts.get("vulkan") is not None
     option.num_threads = facts["threads"]
+
+
+def _choose_device(network: Any, number: int | None) -> None:
+    if number is None:
+        return
+    count = ncnn.get_gpu_count()
+    if number >= count:
+        raise EngineError(f"there is no Vulkan device {number}; this machine has {count}")
+    network.set_vulkan_device(number)
 
 
 def _load(network: Any, facts: Mapping[str, Any]) -> None:

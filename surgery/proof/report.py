@@ -148,6 +148,8 @@ def _render_verdict(validation: Validation, note: str) -> str:
     complaints = [] if passed else validation.complaints()
     if validation.bisection is not None and validation.bisection.first is not None:
         complaints.insert(0, validation.bisection.describe())
+    if validation.blame is not None:
+        complaints.insert(0, validation.blame.sentence)
     engines = len({row.engine for row in validation.rows})
     frames = len({(row.width, row.height, row.timestep) for row in validation.rows})
     summary = (

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import onnx
 
     from surgery.proof.bisect import Bisection
+    from surgery.proof.blame import Blame
     from surgery.sources.open_donor import OpenDonor
     from surgery.targets.make_ncnn import NcnnModel
 
@@ -38,6 +39,9 @@ LEAST_WIDTH, LEAST_HEIGHT = 256, 192
 # Neither is a multiple of any padding: the border has to be padded and cropped away. By less than
 # the smallest padding there is: so runtimes, which pad to 32 at least, pad to the same size.
 ODD_CUT = (7, 5)
+
+
+RUNTIME = "rife-ncnn-vulkan"
 
 
 def _silent(message: str) -> None:
@@ -100,6 +104,7 @@ class Validation:
             flows too small to prove a warp, branches that the donor alone would have taken.
         bisection: where the two forms part, if that was asked for.
         exhibits: the worst frame of every engine, for a report.
+        blame: who is at fault on this machine, if that was asked for or a runtime failed.
     """
 
     reference: str
@@ -108,11 +113,21 @@ class Validation:
     warnings: list[str] = dataclasses.field(default_factory=list)
     bisection: Bisection | None = None
     exhibits: list[Exhibit] = dataclasses.field(default_factory=list)
+    blame: Blame | None = None
 
     @property
     def passed(self) -> bool:
         """True when something was compared, nothing differs and no structure is at fault."""
         return bool(self.rows) and not self.findings and all(r.verdict.passed for r in self.rows)
+
+    def has_right_folder(self) -> bool:
+        """Whether the folders are right in plain ncnn, whatever runtimes make of them."""
+        rows = [row for row in self.rows if row.runs_in == "ncnn"]
+        return bool(rows) and not self.findings and all(row.verdict.passed for row in rows)
+
+    def has_failed_runtime(self) -> bool:
+        """Whether a rife-ncnn-vulkan gave another frame."""
+        return any(not row.verdict.passed for row in self.rows if row.runs_in.startswith(RUNTIME))
 
     def complaints(self) -> list[str]:
         """Why it did not pass, one sentence each."""
@@ -140,6 +155,7 @@ class Validation:
                             for form, finding in self.findings
                         ],
                         "warnings": self.warnings,
+                        "blame": dataclasses.asdict(self.blame) if self.blame else None,
                         "bisection": self.bisection.to_facts() if self.bisection else None,
                     }
                 ),
