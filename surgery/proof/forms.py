@@ -82,6 +82,11 @@ class Form(abc.ABC):
         return False
 
     @property
+    def timesteps(self) -> tuple[float, ...]:
+        """The only ones that the model knows; empty where it knows all, or does not say."""
+        return ()
+
+    @property
     def warps(self) -> int | None:
         """How many warps the model should have, None when it does not say."""
         return None
@@ -196,6 +201,12 @@ class HubForm(Form):
                 weight = node.inputs[1]
                 weight.values = weight.values.astype(np.float16).astype(np.float32)
         return HubForm(model.to_onnx(), self.label)
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """As the metadata says."""
+        fixed = self.opened.metadata.timestep.removeprefix("fixed ")
+        return () if fixed == "plane" else (float(fixed),)
 
     @property
     def warps(self) -> int | None:

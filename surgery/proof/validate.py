@@ -350,7 +350,7 @@ def _pick_each_size(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def prove_conversion(
-    opened: OpenDonor,
+    opened: OpenDonor | Form,
     hub: onnx.ModelProto,
     made: NcnnModel,
     scratch: Path,
@@ -361,20 +361,22 @@ def prove_conversion(
 ) -> Validation:
     """Prove a conversion in every engine that is there.
 
-    The donor in torch is the reference. The hub runs in onnxruntime, the folder in ncnn with
+    The donor in torch is the reference, or another form of the model where that is all there is.
+    The hub runs in onnxruntime, the folder in ncnn with
     fp32 weights and as it was made, and in rife-ncnn-vulkan on CPU and Vulkan. What is not
     installed is named in a warning; only torch, onnxruntime and ncnn are required.
 
     The kernel and the folder in ncnn run at every size and timestep. The rest, which runs the same
     two graphs by other means, runs once at each size, with the timesteps in turn.
     """
-    donor, hub_form = DonorForm(opened), HubForm(hub, "hub")
+    donor = opened if isinstance(opened, Form) else DonorForm(opened)
+    hub_form = HubForm(hub, "hub")
     folder = FolderForm(_write(made, scratch / "model"))
     folder.label = "fp16 folder" if folder.is_fp16 else "folder"
     timesteps = timesteps or donor.timesteps or TIMESTEPS
     samples = make_samples(sizes or choose_sizes(donor.padding), timesteps, INPUT_SEED)
     contest = _Contest(donor, donor.engines[0], samples, progress)
-    contest.validation.warnings += opened.notes
+    contest.validation.warnings += () if isinstance(opened, Form) else opened.notes
     contest.check_structure(hub_form)
     contest.check_structure(folder)
     for name in hub_form.engines:
