@@ -62,6 +62,9 @@ EnsembleOption = Annotated[bool, typer.Option("--ensemble", help="Average both d
 ArchOption = Annotated[
     str, typer.Option(metavar="VERSION", help="Version of a bare weights file, as 4.26")
 ]
+SecondStageOption = Annotated[
+    bool, typer.Option("--second-stage", help="Run the refinement that stock 4.0 to 4.4 have")
+]
 ExporterOption = Annotated[str, typer.Option(help="torchscript or dynamo")]
 RuntimeOption = Annotated[
     str | None, typer.Option(help="Obey one runtime's limits; default: every one that can run it")
@@ -158,6 +161,7 @@ def export(
     scale: ScaleOption = 1.0,
     ensemble: EnsembleOption = False,
     arch: ArchOption = "",
+    second_stage: SecondStageOption = False,
     custom_warp: Annotated[
         bool, typer.Option(help="rife::Warp, or plain GridSample (no hub model)")
     ] = True,
@@ -176,6 +180,7 @@ def export(
             scale=scale,
             ensemble=ensemble,
             arch=arch,
+            second_stage=second_stage,
             custom_warp=custom_warp,
             exporter=exporter,
             force=force,
@@ -291,6 +296,7 @@ def convert(
     scale: ScaleOption = 1.0,
     ensemble: EnsembleOption = False,
     arch: ArchOption = "",
+    second_stage: SecondStageOption = False,
     exporter: ExporterOption = "torchscript",
     runtime: RuntimeOption = None,
     fp16: Fp16Option = True,
@@ -311,6 +317,7 @@ def convert(
             scale=scale,
             ensemble=ensemble,
             arch=arch,
+            second_stage=second_stage,
             exporter=exporter,
             runtime=runtime,
             fp16=fp16,

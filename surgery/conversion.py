@@ -59,6 +59,7 @@ def export(
     scale: float = 1.0,
     ensemble: bool = False,
     arch: str = "",
+    second_stage: bool = False,
     custom_warp: bool = True,
     exporter: str = "torchscript",
     force: bool = False,
@@ -74,6 +75,7 @@ def export(
         scale: the resolution that flow is estimated at.
         ensemble: evaluate every block in both directions.
         arch: the version of a bare weights file, where its tensors do not tell.
+        second_stage: run the refinement that stock source of 4.0 to 4.4 has.
         custom_warp: write `rife::Warp`; otherwise plain GridSample, which is no hub model.
         exporter: `torchscript` or `dynamo`.
         force: replace an existing output.
@@ -87,7 +89,12 @@ def export(
     _refuse_taken(output, force)
     progress(f"loading {donor}")
     opened = open_donor(
-        donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble, arch=arch
+        donor,
+        Weights(weights, random_weights),
+        scale=scale,
+        ensemble=ensemble,
+        arch=arch,
+        second_stage=second_stage,
     )
     progress(f"exporting with {exporter}")
     model = export_donor(opened, exporter)
@@ -176,6 +183,7 @@ def convert(
     scale: float = 1.0,
     ensemble: bool = False,
     arch: str = "",
+    second_stage: bool = False,
     exporter: str = "torchscript",
     runtime: str | None = None,
     fp16: bool = True,
@@ -212,7 +220,12 @@ def convert(
     else:
         progress(f"loading {donor}")
         reference = opened = open_donor(
-            donor, Weights(weights, random_weights), scale=scale, ensemble=ensemble, arch=arch
+            donor,
+            Weights(weights, random_weights),
+            scale=scale,
+            ensemble=ensemble,
+            arch=arch,
+            second_stage=second_stage,
         )
         _refuse_runtime(runtime, opened.network.padding)
         progress(f"exporting with {exporter}")

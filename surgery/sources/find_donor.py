@@ -50,12 +50,15 @@ class Donor:
         version: as a file name or the user has it (`4.26`, `4.25.lite`), empty when none does.
         label: what to call it in metadata and messages; no path.
         weights: the weights that were found beside it.
+        second_stage: run the refinement that stock source of 4.0 to 4.4 has and its authors leave
+            out (`fastmode=False`).
     """
 
     source: Path
     version: str
     label: str
     weights: Path | None = None
+    second_stage: bool = False
 
     @property
     def sha256(self) -> str:

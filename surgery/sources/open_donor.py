@@ -84,12 +84,18 @@ class OpenDonor:
 
 
 def open_donor(
-    text: str, weights: Weights, *, scale: float = 1.0, ensemble: bool = False, arch: str = ""
+    text: str,
+    weights: Weights,
+    *,
+    scale: float = 1.0,
+    ensemble: bool = False,
+    arch: str = "",
+    second_stage: bool = False,
 ) -> OpenDonor:
     """Find a donor, construct its unmodified network and fill it with weights.
 
     A folder that holds weights needs no others, and a bare weights file is a donor by itself, of
-    the version `arch` where its tensors do not tell.
+    the version `arch` where its tensors do not tell. `second_stage` is for stock 4.0 to 4.4.
 
     Raises:
         DonorError: the donor, its scale or its ensemble is not to be had.
@@ -99,6 +105,8 @@ def open_donor(
     from surgery.sources.find_donor import find_donor
 
     donor = find_donor(text, weights=weights.path, arch=arch)
+    if second_stage:
+        donor = dataclasses.replace(donor, second_stage=True, label=f"{donor.label}, both stages")
     if weights == Weights():
         weights = Weights(donor.weights)
     weights.require()

@@ -187,7 +187,6 @@ def build_network(
     *,
     scale: float = 1.0,
     ensemble: bool = False,
-    fastmode: bool = True,
     warp: Warp | None = None,
 ) -> StockNetwork:
     """Import a donor's source, unmodified, and construct its network with untrained weights.
@@ -196,7 +195,6 @@ def build_network(
         donor: from `find_donor`.
         scale: the resolution that flow is estimated at, one of 0.25, 0.5, 1, 2, 4.
         ensemble: evaluate every block in both directions and average.
-        fastmode: leave out the second stage that 4.0 to 4.4 have, as their authors do.
         warp: replaces the source's own warp, before it is imported; None leaves it alone.
 
     Raises:
@@ -214,7 +212,7 @@ def build_network(
         check_own_warp(load_source(donor.source, donor.label, warp=None), donor.label)
     net, constructor = _construct(source, donor, scale, ensemble)
     recipe = find_recipe(donor.source)
-    calling, scale_list = _plan_calls(net, donor, constructor, recipe, scale, ensemble, fastmode)
+    calling, scale_list = _plan_calls(net, donor, constructor, recipe, scale, ensemble)
     network = StockNetwork(
         net.eval(),
         donor,
@@ -225,7 +223,7 @@ def build_network(
         ensemble=ensemble,
         has_own_warp=warp is None,
     )
-    _check_warp_count(network, fastmode)
+    _check_warp_count(network)
     if ensemble and ENSEMBLE not in constructor:
         _check_symmetry(network)
     return network.eval()
@@ -280,12 +278,11 @@ def _plan_calls(
     recipe: Recipe | None,
     scale: float,
     ensemble: bool,
-    fastmode: bool,
 ) -> tuple[Calling, tuple[float, ...]]:
     """How the network is called, and the divisors that its blocks then have."""
     _refuse_flow_network(net, donor)
     parameters = read_parameters(net, donor.label)
-    _refuse_options(net, donor, {*parameters, *constructor}, ensemble, fastmode)
+    _refuse_options(net, donor, {*parameters, *constructor}, ensemble)
     scale_name = find_scale_name(parameters)
     if scale_name:
         listed = _choose_scale_list(net, donor, recipe, parameters[scale_name].default)
@@ -302,7 +299,7 @@ def _plan_calls(
         parameters=frozenset(parameters),
         scale_list=scale_list if scale_name else (),
         scale_name=scale_name,
-        choices=read_choices(parameters, ensemble=ensemble, fastmode=fastmode),
+        choices=read_choices(parameters, ensemble=ensemble, fastmode=not donor.second_stage),
         has_grid_attributes=set(GRIDS) <= constructor,
     )
     return calling, scale_list
@@ -318,15 +315,13 @@ def _refuse_flow_network(net: torch.nn.Module, donor: Donor) -> None:
         )
 
 
-def _refuse_options(
-    net: torch.nn.Module, donor: Donor, accepted: set[str], ensemble: bool, fastmode: bool
-) -> None:
+def _refuse_options(net: torch.nn.Module, donor: Donor, accepted: set[str], ensemble: bool) -> None:
     architecture = recognise(net.state_dict())
     if ensemble and ENSEMBLE not in accepted:
         raise _refuse_ensemble(donor, "neither its constructor nor its forward takes one")
     if ensemble and architecture is not None and not architecture.has_ensemble:
         raise _refuse_ensemble(donor, f"it is RIFE {architecture.name}, which only warns of it")
-    if not fastmode and (FULL_INFERENCE not in accepted or not hasattr(net, REFINEMENT)):
+    if donor.second_stage and (FULL_INFERENCE not in accepted or not hasattr(net, REFINEMENT)):
         raise DonorError(
             f"{donor.label} has no second stage; RIFE 4.0 to 4.4 have, in stock source"
         )
@@ -452,9 +447,10 @@ def _refuse_memory(before: dict[tuple[str, str], Any], net: torch.nn.Module, don
         )
 
 
-def _check_warp_count(network: StockNetwork, fastmode: bool) -> None:
+def _check_warp_count(network: StockNetwork) -> None:
     known = network.architecture
-    expected = None if known is None else known.warps + (0 if fastmode else REFINEMENT_WARPS)
+    more = REFINEMENT_WARPS if network.donor.second_stage else 0
+    expected = None if known is None else known.warps + more
     if known is not None and network.warp_count != expected:
         raise DonorError(
             f"{network.donor.label} has the shapes of RIFE {known.name}, which warps {expected} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -240,6 +241,39 @@ def test_a_scale_list_for_another_number_of_blocks_is_refused(make_checkout: Mak
     text = _read(make_checkout("practical"), RIFE).replace("[4/scale,", "[8/scale, 4/scale,")
     with pytest.raises(DonorError, match=r"has 2 blocks, and RIFE_HDv3\.py has .* for 3"):
         _build(make_checkout("practical", **{RIFE: text}))
+
+
+def test_a_second_stage_runs_where_it_is_asked_for(
+    make_checkout: MakeCheckout, make_inputs: MakeInputs
+) -> None:
+    text = _read(make_checkout("practical"))
+    text = text.replace(
+        "self.teacher = Block(7), Block(12), Block(15)",
+        "self.contextnet = Block(7), Block(12), torch.nn.Conv2d(3, 3, 1)",
+    )
+    text = text.replace(
+        "        return [flow]",
+        "        if not fastmode:\n"
+        "            more = self.contextnet(warp(img0, flow[:, :2]))\n"
+        "            merged[1] = torch.clamp(merged[1] + more, 0, 1)\n"
+        "        return [flow]",
+    )
+    donor = find_donor(str(make_checkout("practical", **{IFNET: text})))
+    both = dataclasses.replace(donor, second_stage=True)
+    torch.manual_seed(5)
+    network = build_network(both, warp=call_warp)
+    assert network.warp_count == build_network(donor).warp_count + 1
+    assert "contextnet.weight" in network.reads - build_network(donor).reads
+    in0, in1, in2 = make_inputs(32, 48)
+    frames = torch.cat((in0, in1), 1)
+    expected = _by_hand(network, frames, 0.3, [4.0, 1.0], fastmode=False, image=1)
+    assert _difference(_run(network, (in0, in1, in2)), expected) <= KERNEL_FP32.bound
+
+
+def test_a_second_stage_is_refused_where_there_is_none(make_checkout: MakeCheckout) -> None:
+    donor = find_donor(str(make_checkout("practical")))
+    with pytest.raises(DonorError, match="has no second stage"):
+        build_network(dataclasses.replace(donor, second_stage=True))
 
 
 def test_one_network_of_three_is_refused(make_donor: Callable[[str], Donor]) -> None:
