@@ -124,9 +124,10 @@ def _measure_ranges(network: Any, feed: Mapping[str, np.ndarray]) -> dict[str, f
     planes = {name: np.ascontiguousarray(array[0]) for name, array in feed.items()}
     extractor = make_extractor(network, planes)
     largest = {}
-    for blob in network.blobs():
-        reached = float(np.abs(extract_blob(extractor, blob.name)).max())
-        largest[blob.name] = reached if np.isfinite(reached) else float("inf")
+    # A .param may announce more blobs than it names.
+    for name in filter(None, (blob.name for blob in network.blobs())):
+        reached = float(np.abs(extract_blob(extractor, name)).max())
+        largest[name] = reached if np.isfinite(reached) else float("inf")
     return largest
 
 
