@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from checks import conversions, donors, first_layer, layers, mutants, no_false_alarm, passes
+from checks import conversions, donors, doors, first_layer, layers, mutants, no_false_alarm, passes
 
 
 class Command(Protocol):
@@ -25,6 +25,7 @@ class Command(Protocol):
 COMMANDS: dict[str, Command] = {
     "conversions": conversions,
     "donors": donors,
+    "doors": doors,
     "first-layer": first_layer,
     "layers": layers,
     "mutants": mutants,
