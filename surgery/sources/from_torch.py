@@ -23,9 +23,9 @@ from surgery.hub.model import HubMetadata, HubModel, from_onnx
 from surgery.hub.verify import verify_hub
 from surgery.sources import checkpoint, stock, torch_warp
 from surgery.sources.branches import ChosenBranches, summarise_decisions
+from surgery.sources.find_donor import Donor
 from surgery.sources.fold_sizes import fold_sizes
 from surgery.sources.name_modules import name_after_modules
-from surgery.sources.stock import Donor
 from surgery.sources.tidy_export import tidy_export
 
 Exporter = Literal["torchscript", "dynamo"]

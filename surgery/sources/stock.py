@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -34,15 +33,12 @@ from surgery.sources.call_forward import (
     Calling,
     choose_timestep,
     construct_network,
-    find_image,
     find_scale_name,
     read_choices,
     read_parameters,
 )
-from surgery.sources.find_donor import Donor as Donor
-from surgery.sources.find_donor import find_donor as find_donor
-from surgery.sources.find_donor import list_versions as list_versions
-from surgery.sources.find_donor import read_version as read_version
+from surgery.sources.choose_scales import choose_scale_list, read_own_scale_list
+from surgery.sources.find_donor import Donor
 from surgery.sources.load_source import (
     LoadedSource,
     Observer,
@@ -53,8 +49,9 @@ from surgery.sources.load_source import (
     stub_warps,
     without_accelerators,
 )
-from surgery.sources.read_recipe import Recipe, find_recipe, parse_source, read_scale_list
+from surgery.sources.read_recipe import Recipe, find_recipe
 from surgery.sources.torch_warp import call_warp
+from surgery.sources.watch_forward import read_attributes, refuse_memory, watch_forward
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Each block halves its input twice with strided convolutions, below the resize by its scale.
@@ -123,15 +120,15 @@ class StockNetwork(torch.nn.Module):
         self.calling = calling
         # Until it is known what forward reads, the larger padding serves.
         self.padding = compute_padding(scale_list, refines=hasattr(net, REFINEMENT))
-        before = _read_state(net)
+        before = read_attributes(net)
         self.calling = dataclasses.replace(
             calling, timestep=choose_timestep(calling, net, self.padding)
         )
-        watched = _watch_forward(self, preferred_image)
+        watched = watch_forward(self, preferred_image)
         self.warp_count, self.reads = watched.warps, watched.reads
         self.averages_directions = watched.averages_directions
         self.calling = dataclasses.replace(self.calling, image=watched.image)
-        _refuse_memory(before, net, donor)
+        refuse_memory(before, net, donor.label)
         refines = any(name.startswith(REFINEMENT + ".") for name in self.reads)
         self.padding = compute_padding(scale_list, refines=refines)
 
@@ -142,13 +139,14 @@ class StockNetwork(torch.nn.Module):
 
     def forward(self, in0: torch.Tensor, in1: torch.Tensor, in2: torch.Tensor) -> torch.Tensor:
         """Interpolate; see the class for shapes."""
-        result = self._run(in0, in1, in2)
+        result = self.run(in0, in1, in2)
         for index in self.calling.image:
             result = result[index]
         frame: torch.Tensor = result
         return frame
 
-    def _run(self, in0: torch.Tensor, in1: torch.Tensor, in2: torch.Tensor) -> Any:
+    def run(self, in0: torch.Tensor, in1: torch.Tensor, in2: torch.Tensor) -> Any:
+        """As `forward`, with all that the stock forward returns."""
         return self.calling.run(self.net, in0, in1, in2, has_own_warp=self.has_own_warp)
 
     def read_state(self) -> dict[str, torch.Tensor]:
@@ -285,10 +283,10 @@ def _plan_calls(
     _refuse_options(net, donor, {*parameters, *constructor}, ensemble)
     scale_name = find_scale_name(parameters)
     if scale_name:
-        listed = _choose_scale_list(net, donor, recipe, parameters[scale_name].default)
+        listed = choose_scale_list(net, donor, recipe, parameters[scale_name].default)
         scale_list = tuple(entry / scale for entry in listed)
     else:
-        scale_list = _read_own_scale_list(net, donor, scale, takes_scale="scale" in constructor)
+        scale_list = read_own_scale_list(net, donor, scale, takes_scale="scale" in constructor)
     # 3.5 shrinks the frames by a scale beside the list and warps them by flows of full size.
     if scale != 1 and scale_name == "scale_list" and "scale" in parameters:
         raise DonorError(
@@ -324,126 +322,6 @@ def _refuse_options(net: torch.nn.Module, donor: Donor, accepted: set[str], ense
     if donor.second_stage and (FULL_INFERENCE not in accepted or not hasattr(net, REFINEMENT)):
         raise DonorError(
             f"{donor.label} has no second stage; RIFE 4.0 to 4.4 have, in stock source"
-        )
-
-
-def _choose_scale_list(
-    net: torch.nn.Module, donor: Donor, recipe: Recipe | None, default: object
-) -> tuple[float, ...]:
-    """The divisors that the authors' own inference passes; the default of forward may be stale."""
-    architecture = recognise(net.state_dict())
-    blocks = sum(name.removeprefix("block").isdigit() for name, _ in net.named_children())
-    if recipe is not None and recipe.scale_list:
-        found, origin = recipe.scale_list, recipe.file
-    elif architecture is not None:
-        found, origin = tuple(map(float, architecture.scales)), f"RIFE {architecture.name}"
-    elif isinstance(default, (list, tuple)):
-        found, origin = tuple(map(float, default)), "its forward"
-    else:
-        raise DonorError(
-            f"{donor.label} does not say at which resolutions its blocks work; "
-            "put the RIFE_HDv3.py that belongs to it beside it"
-        )
-    if len(found) != blocks:
-        raise DonorError(
-            f"{donor.label} has {blocks} blocks, and {origin} has resolutions for {len(found)} "
-            f"({list(found)}); put the RIFE_HDv3.py that belongs to it beside it"
-        )
-    return found
-
-
-def _read_own_scale_list(
-    net: torch.nn.Module, donor: Donor, scale: float, *, takes_scale: bool
-) -> tuple[float, ...]:
-    """The list that the constructor made; 4.0 and 4.1 of vs-rife make it in forward."""
-    if scale != 1 and not takes_scale:
-        raise DonorError(f"{donor.label} has no scale, in its constructor or its forward; 1 is it")
-    made = getattr(net, "scale_list", None)
-    if made:
-        return tuple(float(entry) for entry in made)
-    parsed = read_scale_list(parse_source(donor.source, donor.label), donor.label)
-    if not parsed:
-        raise DonorError(f"{donor.label} has no scale_list, in its constructor or its forward")
-    return tuple(entry / scale for entry in parsed)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Watched:
-    """What one forward shows; see `StockNetwork`, and `Calling` for the image."""
-
-    warps: int
-    reads: frozenset[str]
-    image: tuple[int, ...]
-    averages_directions: bool
-
-
-def _watch_forward(network: StockNetwork, preferred_image: int | None) -> _Watched:
-    """Count warps, see what is read, and find the image in the result.
-
-    On real tensors, though shapes would do: some sources move theirs to a device by name.
-    """
-    count = 0
-    runs: Counter[torch.nn.Module] = Counter()
-
-    def stub(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-        nonlocal count
-        count += 1
-        return image
-
-    def note(module: torch.nn.Module, _inputs: object) -> None:
-        runs[module] += 1
-
-    size = network.padding
-    inputs = tuple(torch.full((1, channels, size, size), 0.5) for channels in (3, 3, 1))
-    hooks = [module.register_forward_pre_hook(note) for module in network.net.modules()]
-    try:
-        with network.stub_warps(stub), torch.no_grad(), ChosenBranches():
-            result = network._run(*inputs)
-    except Exception as error:
-        # Whatever a stranger's forward raises is a fault of the donor.
-        raise DonorError(
-            f"{network.donor.label} does not run on frames of {size}x{size}: {error!r}"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    reads = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in network.net.named_modules()
-        if module in runs
-        for name, _ in (
-            *module.named_parameters(recurse=False),
-            *module.named_buffers(recurse=False),
-        )
-    }
-    image = find_image(result, (size, size), preferred_image)
-    last = getattr(network.net, f"block{len(network.scale_list) - 1}", None)
-    return _Watched(count, frozenset(reads), image, last is not None and runs[last] > 1)
-
-
-def _read_state(net: torch.nn.Module) -> dict[tuple[str, str], Any]:
-    """What modules hold beside their parameters, by module and attribute."""
-    return {
-        (prefix, name): value
-        for prefix, module in net.named_modules()
-        for name, value in vars(module).items()
-        if not name.startswith("_") and name not in GRIDS
-    }
-
-
-def _refuse_memory(before: dict[tuple[str, str], Any], net: torch.nn.Module, donor: Donor) -> None:
-    """Refuse a network whose next frame depends on the last one; a graph forgets."""
-    kept = [
-        ".".join(filter(None, place))
-        for place, value in _read_state(net).items()
-        if isinstance(value, (torch.Tensor, int, float))
-        and before.get(place) is not value
-        and (isinstance(value, torch.Tensor) or place in before)
-    ]
-    if kept:
-        raise DonorError(
-            f"{donor.label} keeps {', '.join(kept)} from frame to frame; a network that forgets is "
-            "accepted"
         )
 
 

@@ -10,7 +10,8 @@ from surgery.engines import Sample
 from surgery.engines.frames import network_inputs
 from surgery.engines.torch import TorchEngine
 from surgery.errors import EngineError
-from surgery.sources.stock import StockNetwork, build_network, find_donor
+from surgery.sources.find_donor import find_donor
+from surgery.sources.stock import StockNetwork, build_network
 
 
 @pytest.fixture(autouse=True)

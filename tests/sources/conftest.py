@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from surgery.sources.stock import Donor, find_donor
+from surgery.sources.find_donor import Donor, find_donor
 
 MakeDonor = Callable[[str], Donor]
 MakeCheckout = Callable[..., Path]

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from surgery.sources.architectures import ARCHITECTURES, Architecture, find_architecture, recognise
+from surgery.sources.find_donor import list_versions
 from surgery.sources.load_source import load_source
-from surgery.sources.stock import list_versions
 
 ALL = {version for architecture in ARCHITECTURES for version in architecture.versions}
 ONE_OF_EACH = {architecture.versions[0]: architecture for architecture in ARCHITECTURES}

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from surgery.sources.branches import ChosenBranches, Decision, summarise_decisions
-from surgery.sources.stock import StockNetwork, build_network, find_donor
+from surgery.sources.find_donor import find_donor
+from surgery.sources.stock import StockNetwork, build_network
 from surgery.sources.torch_warp import call_warp
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

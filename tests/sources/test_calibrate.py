@@ -13,7 +13,8 @@ from surgery.sources import calibrate
 from surgery.sources.architectures import ARCHITECTURES
 from surgery.sources.calibrate import calibrated_weights
 from surgery.sources.checkpoint import fingerprint, load_into
-from surgery.sources.stock import build_network, find_donor
+from surgery.sources.find_donor import find_donor
+from surgery.sources.stock import build_network
 
 State = dict[str, torch.Tensor]
 

@@ -14,7 +14,8 @@ import torch
 
 from surgery.errors import CheckpointError
 from surgery.sources.checkpoint import fingerprint, load_into, read_checkpoint
-from surgery.sources.stock import StockNetwork, build_network, find_donor
+from surgery.sources.find_donor import find_donor
+from surgery.sources.stock import StockNetwork, build_network
 
 State = dict[str, torch.Tensor]
 MakeDonor = Callable[[str], object]

@@ -13,8 +13,9 @@ import torch
 from surgery.errors import DonorError, HubError
 from surgery.hub.model import HubModel
 from surgery.proof.tolerances import ONNXRUNTIME_FP32
+from surgery.sources.find_donor import Donor
 from surgery.sources.from_torch import export_hub, export_network
-from surgery.sources.stock import Donor, build_network
+from surgery.sources.stock import build_network
 from surgery.sources.torch_warp import call_warp
 
 MakeDonor = Callable[[str], Donor]

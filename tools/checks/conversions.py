@@ -30,8 +30,8 @@ from surgery.proof.inputs import make_samples
 from surgery.proof.tolerances import Metric
 from surgery.proof.validate import INPUT_SEED, TIMESTEPS, choose_sizes
 from surgery.sources.architectures import ARCHITECTURES, Architecture
+from surgery.sources.find_donor import list_versions
 from surgery.sources.open_donor import OpenDonor, Weights, open_donor
-from surgery.sources.stock import list_versions
 from surgery.targets.make_ncnn import NcnnModel, NcnnOptions, make_ncnn
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from checks import resume
 from checks.jury import Jury
 from checks.resume import Case, Result
 from surgery.sources.architectures import ARCHITECTURES
-from surgery.sources.stock import list_versions
+from surgery.sources.find_donor import list_versions
 
 SEEDS = (2, 3)
 # Square, wide, high, and three that are no multiples of any padding.

@@ -25,8 +25,8 @@ from surgery.passes.pipeline import Pass
 from surgery.proof.inputs import make_samples
 from surgery.proof.tolerances import exact_pass_on
 from surgery.sources.architectures import ARCHITECTURES
+from surgery.sources.find_donor import list_versions
 from surgery.sources.open_donor import Weights, open_donor
-from surgery.sources.stock import list_versions
 
 if TYPE_CHECKING:
     import onnx
