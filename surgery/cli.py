@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,6 +74,10 @@ Fp16Option = Annotated[bool, typer.Option("--fp16/--fp32", help="How weights are
 BetasOption = Annotated[bool, typer.Option("--keep-betas", help="Leave betas as MemoryData")]
 FastOption = Annotated[bool, typer.Option("--fast", help="Also passes that change rounding")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output")]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(metavar="F.html", help="Write a report with frames, flows and layers here"),
+]
 OnnxOutput = Annotated[Path, typer.Option("-o", "--output", help="The .onnx file to write")]
 FolderOutput = Annotated[Path, typer.Option("-o", "--output", help="The model folder to make")]
 
@@ -303,6 +308,7 @@ def convert(
     keep_betas: BetasOption = False,
     fast: FastOption = False,
     proof: Annotated[bool, typer.Option(help="Prove the result before it appears")] = True,
+    report: ReportOption = None,
     force: ForceOption = False,
 ) -> None:
     """Convert a donor to a model folder, and prove that both compute the same."""
@@ -324,6 +330,8 @@ def convert(
             keep_betas=keep_betas,
             fast=fast,
             proof=proof,
+            page=report,
+            command=shlex.join(["surgery", *sys.argv[1:]]),
             force=force,
             progress=progress,
         )
@@ -354,9 +362,7 @@ def validate(
         bool, typer.Option("--blame", help="Tell a wrong model from a wrong driver, here")
     ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the figures here")] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="F.html", help="Write a report with pictures here")
-    ] = None,
+    report: ReportOption = None,
     force: ForceOption = False,
 ) -> None:
     """Compare two forms of a model; exit status 1 when they differ."""

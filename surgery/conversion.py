@@ -190,6 +190,8 @@ def convert(
     keep_betas: bool = False,
     fast: bool = False,
     proof: bool = True,
+    page: Path | None = None,
+    command: str = "",
     force: bool = False,
     progress: Progress = _silent,
 ) -> tuple[NcnnModel, Validation | None]:
@@ -198,18 +200,24 @@ def convert(
     The donor may also be a hub model, an ONNX file whose warps are spelled out, or a model folder
     that others made: each holds its weights already. The folder appears only when the proof holds.
     The arguments are those of `export` and `translate`; without `proof` the second result is None.
+    `page` is a file for a report of the proof, as HTML, which is written even when the proof fails;
+    `command` is the command line that it tells.
 
     Raises:
         SurgeryError: with what was found, what is accepted and what to do; nothing is written.
-        ProofFailed: the conversion differs from its donor; nothing is written.
+        ProofFailed: the conversion differs from its donor; nothing but the report is written.
     """
     from surgery.doors import open_door
     from surgery.output import new_folder
-    from surgery.proof.forms import HubForm
+    from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
     from surgery.proof.validate import prove_conversion, refuse_failed
     from surgery.targets.make_ncnn import NcnnOptions
 
     _refuse_taken(output, force)
+    if page is not None:
+        _refuse_taken(page, force)
+        if not proof:
+            raise SurgeryError("--report tells what the proof found; leave --no-proof out")
     _refuse_runtime(runtime)
     options = NcnnOptions(runtime, fp16, keep_betas, fast)
     hub = open_door(donor, progress)
@@ -241,6 +249,11 @@ def convert(
                 validation = prove_conversion(
                     reference, hub_file, made, Path(short), progress=progress
                 )
+            if page is not None:
+                judged = FolderForm(folder)
+                judged.label = output.name
+                right = reference if isinstance(reference, Form) else DonorForm(reference)
+                _write_page(page, validation, [right, judged], command, force, progress)
             refuse_failed(validation)
     return made, validation
 
@@ -403,23 +416,13 @@ def validate(
     )
     if blame or validation.has_failed_runtime():
         validation.blame = _blame(forms[1], validation, progress)
-    note = ""
-    if bisect or cut_out is not None or page is not None:
+    if bisect or cut_out is not None:
         progress("looking for the first layer that differs")
-        try:
-            validation.bisection = _bisect(forms[0], forms[1], cut_out, force)
-        except SurgeryError as error:
-            if bisect or cut_out is not None:
-                raise
-            note = str(error)
+        validation.bisection = _bisect(forms[0], forms[1], cut_out, force)
     if page is not None:
-        from surgery.proof.report import render_report
-
-        progress("drawing the report")
         command = ["surgery", "validate", reference, candidate, *given.to_options()]
         command += _describe_options(scale, ensemble, sizes, timesteps, engines)
-        text = render_report(validation, forms, shlex.join(command), note)
-        write_file_atomically(page, text, force=force)
+        _write_page(page, validation, forms, shlex.join(command), force, progress)
     if report is not None:
         write_file_atomically(report, validation.to_json(), force=force)
     return validation
@@ -434,6 +437,29 @@ def _blame(candidate: Form, validation: Validation, progress: Progress) -> Blame
             f"--blame: {candidate.label} is no model folder; what runs on Vulkan is a folder"
         )
     return blame(candidate, validation.has_right_folder(), progress=progress)
+
+
+def _write_page(
+    page: Path,
+    validation: Validation,
+    forms: Sequence[Form],
+    command: str,
+    force: bool,
+    progress: Progress,
+) -> None:
+    """Write a report, with all layers where the two forms can be compared layer by layer."""
+    from surgery.output import write_file_atomically
+    from surgery.proof.report import render_report
+
+    note = ""
+    if validation.bisection is None:
+        progress("comparing layer by layer")
+        try:
+            validation.bisection = _bisect(forms[0], forms[1], None, force)
+        except SurgeryError as error:
+            note = str(error)
+    progress("drawing the report")
+    write_file_atomically(page, render_report(validation, forms, command, note), force=force)
 
 
 def _describe_options(

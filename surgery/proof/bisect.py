@@ -95,12 +95,13 @@ class Bisection:
         heirs = sum(one.state == "inherited" for one in self.layers)
         births = sum(one.state == "born here" for one in self.layers)
         place = first.place
-        between = f", or one of {', '.join(first.region[:-1])}" if len(first.region) > 1 else ""
+        origin = f"torch module {place.module}" if place.module else "the network itself"
+        others = ", ".join(first.region[:-1])
+        before = f", or at what leads to it ({others})" if others else ""
         return (
-            f"{self.candidate} parts from {self.reference} at {place.name}{between} "
-            f"({place.kind} of the torch module {place.module or 'the network itself'}): "
-            f"{first.words}. {births - 1} more layer(s) have errors of their own, "
-            f"{heirs} inherit theirs"
+            f"{self.candidate} parts from {self.reference} at {place.name} ({place.kind}, "
+            f"{origin}){before}: {first.words.removeprefix('failed: ')}. "
+            f"{births - 1} more layer(s) have errors of their own, {heirs} inherit theirs"
         )
 
     def to_facts(self) -> dict[str, Any]:

