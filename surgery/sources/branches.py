@@ -81,6 +81,7 @@ def summarise_decisions(decisions: Iterable[Decision]) -> tuple[str, ...]:
 
 
 def _describe_decision(frame: FrameType, asked: torch.Tensor) -> Decision:
+    linecache.checkcache(frame.f_code.co_filename)  # a file may have been replaced meanwhile
     source = "".join(linecache.getlines(frame.f_code.co_filename))
     test = _find_test(source, frame.f_lineno)
     text = "" if test is None else " ".join((ast.get_source_segment(source, test) or "").split())

@@ -249,7 +249,57 @@ PAPER = {
         name="IFNet_m", channels=7, timestep="timestep", known="(img0, img1, timestep)"
     ),
 }
-FAMILIES = {"practical": PRACTICAL, "paper": PAPER}
+OLD_IFNET = """
+import torch
+import torch.nn.functional as F
+from model.warplayer import warp
+
+device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        first = torch.nn.Conv2d(11, 8, 3, 2, 1)
+        self.conv0 = torch.nn.Sequential(torch.nn.Sequential(first, torch.nn.PReLU(8)))
+        self.conv1 = torch.nn.Sequential(torch.nn.PReLU(8), torch.nn.ConvTranspose2d(8, 4, 4, 2, 1))
+        self.conv2 = torch.nn.Sequential(torch.nn.PReLU(8), torch.nn.ConvTranspose2d(8, 1, 4, 2, 1))
+
+    def forward(self, x, flow, scale):
+        x = F.interpolate(x, scale_factor=1 / scale, mode="bilinear")
+        flow = F.interpolate(flow, scale_factor=1 / scale, mode="bilinear") * 1.0 / scale
+        x = self.conv0(torch.cat((x, flow), 1))
+        flow = F.interpolate(self.conv1(x), scale_factor=scale, mode="bilinear") * scale
+        return flow, F.interpolate(self.conv2(x), scale_factor=scale, mode="bilinear")
+
+class IFNet(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block0, self.block1 = Block(), Block()
+
+    def forward(self, x, scale_list=[2, 1], training=False, ada_scale=True):
+        img0, img1 = x[:, :x.shape[1] // 2], x[:, x.shape[1] // 2:]
+        flow, mask = torch.zeros_like(x[:, :4]).to(device), torch.zeros_like(x[:, :1]).to(device)
+        scales = scale_list.copy()
+        if scales:
+            trial, _ = self.block0(torch.cat((img0, img1, mask), 1), flow, scales[0] * 2)
+            if trial.abs().max() > scales[0] * LIMIT:
+                scales = [2 * scale for scale in scales]
+        merged, first, second = [], img0, img1
+        for block, scale in zip((self.block0, self.block1), scales):
+            f, m = block(torch.cat((first, second, mask), 1), flow, scale)
+            flow, mask = flow + f, mask + m
+            first, second = warp(img0, flow[:, :2]), warp(img1, flow[:, 2:4])
+            merged.append((first, second))
+        mask = torch.sigmoid(mask)
+        merged[1] = first * mask + second * (1 - mask)
+        return [flow], mask, merged
+"""
+OLD = {
+    "model/warplayer.py": MODEL_WARPLAYER,
+    "train_log/IFNet_HDv3.py": OLD_IFNET.replace("LIMIT", "16"),
+    "train_log/RIFE_HDv3.py": PRACTICAL_RIFE.replace("timestep=0.5, ", "").replace("4/s", "2/s"),
+}
+FAMILIES = {"practical": PRACTICAL, "paper": PAPER, "old": OLD}
 
 
 @pytest.fixture

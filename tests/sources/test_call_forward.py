@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from surgery.engines.torch import TorchEngine
 from surgery.errors import DonorError, HubError
 from surgery.hub.model import HubModel
+from surgery.proof.inputs import make_samples
 from surgery.proof.tolerances import KERNEL_FP32
 from surgery.sources import call_forward, from_torch, stock
 from surgery.sources.find_donor import Donor, find_donor
@@ -100,6 +102,37 @@ def test_the_paper_is_called_as_its_own_inference_does(
     assert network.warp_count == 8
     assert _difference(_run(network, (in0, in1, in2)), expected) <= KERNEL_FP32.bound
     assert network.padding == 16
+
+
+def test_an_old_network_is_called_as_its_own_inference_does(
+    make_checkout: MakeCheckout, make_inputs: MakeInputs
+) -> None:
+    network = _build(make_checkout("old"))
+    in0, in1, _ = make_inputs(32, 48)
+    expected = _by_hand(network, torch.cat((in0, in1), 1), [2.0, 1.0], image=1)
+    found = _run(network, (in0, in1, torch.full_like(in0[:, :1], 0.5)))
+    assert _difference(found, expected) <= KERNEL_FP32.bound
+    assert (network.timestep, network.warp_count) == ("fixed 0.5", 4)
+
+
+def test_an_adaptive_scale_is_left_alone_and_said(make_checkout: MakeCheckout) -> None:
+    """3.8 cannot be told not to adapt: a name is bound twice. An export takes the plain branch."""
+    hub = _export(_build(make_checkout("old")))
+    (decision,) = hub.metadata.baked
+    assert "trial.abs().max() > scales[0] * 16" in decision
+    assert decision.endswith("not taken")
+    assert hub.metadata.scale_list == (2, 1)
+
+
+def test_an_adaptive_scale_that_would_adapt_is_told(make_checkout: MakeCheckout) -> None:
+    text = _read(make_checkout("old")).replace("scales[0] * 16", "scales[0] * 1e-9")
+    donor = find_donor(str(make_checkout("old", **{IFNET: text})))
+    engine = TorchEngine(build_network(donor))
+    engine.run(make_samples([(64, 48)], [0.5], 1))
+    assert [decision.data_says for decision in engine.overruled] == [True]
+    engine = TorchEngine(build_network(find_donor(str(make_checkout("old")))))
+    engine.run(make_samples([(64, 48)], [0.5], 1))
+    assert engine.overruled == []
 
 
 def test_the_paper_knows_one_timestep_and_its_sibling_all(make_checkout: MakeCheckout) -> None:
