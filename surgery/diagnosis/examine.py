@@ -111,8 +111,8 @@ def examine(folder: Path, runtimes: Sequence[Runtime] = ()) -> Examination:
     found.faults += _examine_weights(graph, folder / f"{NETWORK}.bin", names)
     found.faults += _examine_structure(graph, names)
     found.faults += _examine_placeholders(graph, names)
-    found.faults += _examine_tta(graph, names)
     hub = _import(graph)
+    found.faults += _examine_tta(graph, names)
     if hub is not None:
         found.faults += _examine_output(hub, names)
     padding = hub.metadata.padding if hub is not None else 1

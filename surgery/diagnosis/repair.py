@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from surgery.diagnosis.bound_values import bound_values
-from surgery.diagnosis.examine import WARP, Examination, mend_values
+from surgery.diagnosis.examine import WARP, Examination, Fault, mend_values
 from surgery.engines import Sample
 from surgery.engines.ncnn import NcnnEngine
 from surgery.errors import ProofFailed, SurgeryError
@@ -71,7 +71,7 @@ def repair(
         RuntimeRefused: the runtime that was asked for cannot run the model even so.
         ProofFailed: the repaired model does not compute what the original does.
     """
-    hopeless = [one for one in examination.faults if not one.repairable and _is_inside(one.kind)]
+    hopeless = [one for one in examination.faults if _is_hopeless(one)]
     if examination.graph is None or hopeless:
         listed = "\n".join(f"  {one.kind}: {one.what}" for one in hopeless)
         raise SurgeryError(f"{examination.folder} cannot be repaired:\n{listed}")
@@ -86,9 +86,9 @@ def repair(
     return Repair(made, exact, rounded)
 
 
-def _is_inside(kind: str) -> bool:
+def _is_hopeless(fault: Fault) -> bool:
     """A folder's name is no fault of what is in it: the repaired one gets another."""
-    return kind != "folder name"
+    return not (fault.repairable or fault.harmless or fault.kind == "folder name")
 
 
 def _clip_output(hub: HubModel) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -18,12 +19,24 @@ from surgery.formats.ncnn_shapes import NOMINAL_SIZE, infer_shapes
 from surgery.hub.model import OPSET, V4_INPUTS, V4_OUTPUT, HubMetadata, HubModel
 from surgery.hub.verify import verify_hub
 from surgery.passes import edit
+from surgery.proof.forms import read_facts
 from surgery.sources.describe_blocks import describe_blocks
 from surgery.sources.import_layers import LayerImport, import_layers
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+# What a folder of this project says of its donor, and no graph tells.
+KEPT = (
+    "donor",
+    "version",
+    "architecture",
+    "weights",
+    "weights_sha256",
+    "source_sha256",
+    "scale_list",
+    "baked",
+)
 # The network that only a folder of three has (rife.cpp, `RIFE::load`).
 SECOND_NETWORK = "contextnet.param"
 EXPORTER = "imported from ncnn"
@@ -54,7 +67,23 @@ def import_folder(folder: Path) -> HubModel:
             f"{weights}: {read.trailing_bytes} bytes are left after the last layer, so it was not "
             "made for this .param; find the .bin that was"
         )
-    return import_graph(graph, label=folder.name, notes=faults)
+    model = import_graph(graph, label=folder.name, notes=faults)
+    _take_facts(model, read_facts(folder).get("model", {}))
+    return model
+
+
+def _take_facts(model: HubModel, facts: Mapping[str, Any]) -> None:
+    """Take what a folder of this project says of its donor, where the graph agrees with it."""
+    given: dict[str, Any] = {
+        field.name: tuple(value) if isinstance(value, list) else value
+        for field in dataclasses.fields(HubMetadata)
+        if (value := facts.get(field.name)) is not None
+    }
+    known = HubMetadata(**given)
+    needed = model.metadata.padding
+    if known.warps != model.metadata.warps or (known.padding % needed and needed % known.padding):
+        return
+    model.replace_metadata(**{name: getattr(known, name) for name in KEPT if getattr(known, name)})
 
 
 def import_graph(graph: NcnnGraph, *, label: str, notes: Sequence[str] = ()) -> HubModel:

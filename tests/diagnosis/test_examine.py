@@ -8,7 +8,9 @@ import pytest
 
 from surgery.diagnosis.examine import Examination, examine
 from surgery.errors import SurgeryError
-from surgery.formats.ncnn_param import NcnnGraph
+from surgery.formats.ncnn_bin import write_weights
+from surgery.formats.ncnn_param import NcnnGraph, parse
+from surgery.formats.ncnn_random import fill_random_weights
 from surgery.targets.runtimes import RUNTIMES
 
 Plant = Callable[[str], str]
@@ -148,3 +150,37 @@ def test_only_the_runtimes_that_were_asked_about_are_judged(
     folder = write(tmp_path / "rife-v4.6", add_beta)
     assert examine(folder, [RUNTIMES["wheel"]]).is_healthy
     assert not examine(folder, [RUNTIMES["nihui"]]).is_healthy
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "expected"),
+    [
+        ("nihui-rife-v4", "rife-v4", set()),
+        ("nihui-rife-v4.6", "rife-v4.6", set()),
+        ("styler-rife-v4.22_lite_ensembleFalse", "rife-v4.22-lite", {"missing layer"}),
+        # Its name makes no runtime pad to the 64 pixels that it needs.
+        (
+            "styler-rife-v4.26_ensembleFalse",
+            "rife-v4.6",
+            {"missing layer", "missing flow names", "folder name"},
+        ),
+    ],
+)
+def test_published_graphs_are_judged_as_their_users_know_them(
+    name: str,
+    folder: str,
+    expected: set[str],
+    published_folder: Path,
+    tmp_path: Path,
+) -> None:
+    text = (published_folder / f"{name}.param").read_text(encoding="utf-8")
+    graph = parse(text)
+    fill_random_weights(graph, 1)
+    path = tmp_path / folder
+    path.mkdir()
+    (path / "flownet.param").write_text(text, encoding="utf-8")
+    (path / "flownet.bin").write_bytes(write_weights(graph))
+    found = examine(path)
+    assert kinds(found) == expected
+    if "folder name" in expected:
+        assert "folder name" in found.verdicts()["tntwise"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -145,7 +146,8 @@ def test_an_ensemble_is_known_by_blocks_that_do_not_need_each_other(published_fo
     model = import_graph(graph, label="rife-v4.6")
     assert model.metadata.ensemble
     assert model.metadata.scale_list == (8.0, 4.0, 2.0, 1.0)
-    assert make_ncnn(model, NcnnOptions()).flows == (), "8 outputs are no 4 flows"
+    names = {node.name.split("/")[1] for node in model.graph.nodes if node.op == "Conv"}
+    assert names == {"block0", "block1", "block2", "block3"}
 
 
 # ---- layers, as ncnn computes them -------------------------------------------------------------
@@ -333,6 +335,16 @@ def test_wrong_counts_and_a_missing_split_are_repaired_and_noted(folder: Path) -
     model = import_folder(folder)
     assert any("layers announced" in note for note in model.metadata.baked)
     assert model.metadata.warps == 1
+
+
+def test_what_a_folder_says_of_its_donor_is_kept_where_the_graph_agrees(folder: Path) -> None:
+    facts = {"version": "4.99", "donor": "tiny:4.99", "warps": 1, "padding": 32}
+    path = folder / "surgery.json"
+    path.write_text(json.dumps({"model": facts}), encoding="utf-8")
+    model = import_folder(folder)
+    assert (model.metadata.version, model.metadata.donor) == ("4.99", "tiny:4.99")
+    path.write_text(json.dumps({"model": facts | {"warps": 2}}), encoding="utf-8")
+    assert import_folder(folder).metadata.version == ""
 
 
 def test_a_network_that_ignores_the_timestep_says_so() -> None:
