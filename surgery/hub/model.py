@@ -100,8 +100,9 @@ class HubMetadata:
         """
         if KEY_PREFIX + "kind" not in properties:
             raise HubError(
-                "this ONNX file is not a hub model: it has no metadata 'surgery.kind'; "
-                "make one with 'surgery export' (from PyTorch)"
+                "this ONNX file is not a hub model: it has no metadata 'surgery.kind'; make one "
+                "with 'surgery export' (from PyTorch), 'surgery lift' (from ONNX with GridSample) "
+                "or 'surgery import' (from an ncnn folder)"
             )
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):

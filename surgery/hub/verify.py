@@ -28,7 +28,7 @@ def read_hub(path: Path) -> onnx.ModelProto:
         if all(opset.domain != warp.DOMAIN for opset in model.opset_import):
             raise HubError(
                 "plain ONNX, whose warps are GridSample; a hub model has rife::Warp: "
-                "export the donor without --no-custom-warp"
+                "export the donor without --no-custom-warp, or make one of it with 'surgery lift'"
             )
         verify_hub(model)
     except HubError as error:
