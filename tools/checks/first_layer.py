@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Search for every fault; 1 when another layer is named for one of them."""
     results = resume.run_cases(list_cases(), measure, arguments)
+    if arguments.list:
+        return 0
     wrong = {name: one for name, one in results.items() if not one.get("right")}
     for name, one in wrong.items():
         print(f"{name}: {one.get('error') or one['words']}")

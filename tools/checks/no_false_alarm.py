@@ -32,6 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
         for seed in SEEDS
     ]
     results = resume.run_cases(cases, measure, arguments)
+    if arguments.list:
+        return 0
     alarms = [f"{name}: {alarm}" for name, one in results.items() for alarm in list_alarms(one)]
     judged = sum(len(SIZES) for _ in results)
     print(*alarms, sep="\n")
