@@ -56,6 +56,16 @@ def test_a_refusal_is_told_and_no_fault(donors: Any, tmp_path: Path) -> None:
     assert "no function that warps" in row
 
 
+@pytest.mark.parametrize(
+    ("padding", "name"),
+    [(16, "rife-v4"), (32, "rife-v4"), (64, "rife-v4.26"), (128, "rife-v4.25-lite")],
+)
+def test_a_folder_is_named_for_runtimes_to_pad_far_enough(
+    donors: Any, padding: int, name: str
+) -> None:
+    assert donors.name_folder(padding) == name
+
+
 @pytest.mark.parametrize("kind", ["failed", "error"])
 def test_a_difference_and_an_accident_are_faults(donors: Any, kind: str) -> None:
     assert donors.find_faults("paper", {kind: "differs"}) == ["paper: differs"]

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 SEED = 1
 TIMESTEP = 0.3
 BY_HAND = "by hand"
-# The folder's name tells a runtime its mode and its padding.
-FOLDER = "rife-v4"
+# A folder's name tells a runtime its mode, and how far to pad.
+FOLDERS = {32: "rife-v4", 64: "rife-v4.26", 128: "rife-v4.25-lite"}
 # The columns of the table: heading, how the engine's name begins, and which figure counts.
 COLUMNS = (
     ("onnxruntime", "hub: onnxruntime, native", "max_abs"),
@@ -91,7 +91,8 @@ def measure(case: Case) -> Result:
     try:
         opened = open_donor(donor, Weights(random_seed=SEED))
         with tempfile.TemporaryDirectory(prefix="donor") as scratch:
-            _, validation = conversion.convert(donor, Path(scratch) / FOLDER, random_weights=SEED)
+            folder = Path(scratch) / name_folder(opened.network.padding)
+            _, validation = conversion.convert(donor, folder, random_weights=SEED)
     except ProofFailed as failure:
         return {"failed": str(failure)}
     except SurgeryError as refusal:
@@ -108,6 +109,11 @@ def measure(case: Case) -> Result:
         "warnings": validation.warnings,
         "figures": {BY_HAND: call_by_hand(opened), **_find_worst(validation)},
     }
+
+
+def name_folder(padding: int) -> str:
+    """A name by which runtimes pad far enough, or the one that pads furthest."""
+    return next((name for most, name in FOLDERS.items() if padding <= most), FOLDERS[128])
 
 
 @torch.no_grad()
