@@ -183,7 +183,7 @@ def _render_row(row: Row) -> str:
     return "".join(
         (
             f"<td>{_mark('ok' if passed else 'FAILED', 'good' if passed else 'bad')}</td>",
-            f"<td>{html.escape(row.engine)}</td>",
+            f'<td class="name">{html.escape(row.engine)}</td>',
             f"<td>{row.width}x{row.height}</td><td>{row.timestep:g}</td>",
             *(_number(f"{value:.1e}") for value in (one.max_abs, one.mean_abs, one.p999_abs)),
             _number("exact" if math.isinf(one.psnr) else f"{one.psnr:.1f}"),
@@ -316,7 +316,7 @@ def _render_layer(one: LayerDifference) -> str:
 
 def _render_origins(origins: Sequence[Origin]) -> str:
     rows = [
-        f"<td>{html.escape(origin.label)}</td><td>{html.escape(name)}</td>"
+        f'<td class="name">{html.escape(origin.label)}</td><td>{html.escape(name)}</td>'
         f'<td class="long"><code>{html.escape(value)}</code></td>'
         for origin in origins
         for name, value in origin.facts.items()
