@@ -90,6 +90,25 @@ class TinyNetwork(torch.nn.Module):
         return warped0 * mask + warped1 * (1 - mask)
 
 
+class FedNetwork(TinyNetwork):
+    """As vs-rife's own: the host feeds the divisors of flows, and the grid."""
+
+    def forward(  # type: ignore[override]
+        self,
+        in0: torch.Tensor,
+        in1: torch.Tensor,
+        in2: torch.Tensor,
+        div: torch.Tensor,
+        grid: torch.Tensor,
+    ) -> torch.Tensor:
+        def warp(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+            scaled = torch.cat([flow[:, :1] / div[0], flow[:, 1:2] / div[1]], 1)
+            return sample(image, (grid + scaled).permute(0, 2, 3, 1))
+
+        self.warp = warp
+        return super().forward(in0, in1, in2)
+
+
 def export(network: torch.nn.Module, opset: int = 18, dynamo: bool = False) -> onnx.ModelProto:
     example = tuple(torch.full((1, channels, *SIZE), 0.5) for channels in (3, 3, 1))
     names: dict[str, Any] = {"input_names": ["a", "b", "t"], "output_names": ["frame"]}
@@ -225,6 +244,56 @@ def test_an_unmodified_network_with_warped_features_comes_back_from_plain_onnx()
     expected, found = run(hub.to_onnx(), feed), run(lifted.to_onnx(), feed)
     verdict = judge(compare(expected, found), EXACT_REWRITE)
     assert verdict.passed, verdict.sentence
+
+
+def test_divisors_and_a_grid_that_the_host_feeds_are_undone() -> None:
+    network = FedNetwork(add_base_grid)
+    example = (
+        *(torch.full((1, channels, *SIZE), 0.5) for channels in (3, 3, 1)),
+        torch.ones(2),
+        torch.zeros(1, 2, *SIZE),
+    )
+    file: Any = io.BytesIO()
+    names = ["in0", "in1", "in2", "div", "grid"]
+    axes = {name: {2: "H", 3: "W"} for name in ("in0", "in1", "in2", "grid", "frame")}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            example,
+            file,
+            dynamo=False,
+            opset_version=18,
+            input_names=names,
+            output_names=["frame"],
+            dynamic_axes=axes,
+        )
+    lifted = assert_lifts(onnx.load_from_string(file.getvalue()), add_base_grid)
+    assert [one.name for one in lifted.graph.inputs] == ["in0", "in1", "in2"]
+
+
+@pytest.mark.parametrize("counts", [(6, 1), (3, 4), (7,)])
+def test_frames_and_timestep_are_unpacked_however_they_are_joined(counts: tuple[int, ...]) -> None:
+    class Packed(TinyNetwork):
+        def forward(self, *parts: torch.Tensor) -> torch.Tensor:
+            x = torch.cat(parts, 1)
+            return super().forward(x[:, :3], x[:, 3:6], x[:, 6:7])
+
+    file: Any = io.BytesIO()
+    names = [f"part{index}" for index in range(len(counts))]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Packed(add_base_grid),
+            tuple(torch.full((1, channels, *SIZE), 0.5) for channels in counts),
+            file,
+            dynamo=False,
+            opset_version=17,
+            input_names=names,
+            output_names=["frame"],
+            dynamic_axes={name: {2: "H", 3: "W"} for name in (*names, "frame")},
+        )
+    assert_lifts(onnx.load_from_string(file.getvalue()), add_base_grid)
 
 
 # ---- refusals ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import numpy as np
 from surgery.errors import HubError
 from surgery.hub import warp
 from surgery.hub.model import V4_INPUTS
+from surgery.sources.lift.unpack_inputs import DIVISOR
 
 if TYPE_CHECKING:
     import onnx
@@ -74,6 +75,7 @@ def make_inputs(size: Size, names: Sequence[str]) -> dict[str, np.ndarray]:
     }
     for name in ("in0", "in1"):
         inputs[name] = generator.random((1, V4_INPUTS[name], height, width), np.float32)
+    inputs[DIVISOR] = np.asarray([(width - 1) / 2, (height - 1) / 2], np.float32)
     return {name: inputs[name] for name in names}
 
 

@@ -18,6 +18,8 @@ from surgery.passes import edit
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+# vs-rife's `tenFlow_div`: half of the last column's and row's number, by which flows are divided.
+DIVISOR = "flow_divisor"
 # What follows frames and timestep where the host feeds the grid, one channel each.
 GRID_INPUTS = ("grid_x", "grid_y", "step_x", "step_y")
 # How many channels all inputs have together, and what these are.
@@ -60,7 +62,9 @@ def unpack_inputs(graph: gs.Graph) -> Unpacked:
     """
     import onnx_graphsurgeon as gs
 
-    found = [(tensor.name, _channels(tensor)) for tensor in graph.inputs]
+    divisors = [one for one in graph.inputs if list(one.shape or ()) == [2]]
+    own = [one for one in graph.inputs if all(one is not divisor for divisor in divisors)]
+    found = [(tensor.name, _channels(tensor)) for tensor in own]
     total = sum(channels for _, channels in found)
     if total not in CONTENTS:
         listed = ", ".join(f"{name} of {channels} channels" for name, channels in found)
@@ -68,8 +72,7 @@ def unpack_inputs(graph: gs.Graph) -> Unpacked:
             f"inputs {listed}; accepted are frames and timestep (3, 3 and 1 channels, in any "
             "packing: 7) and with the grid that vs-mlrt feeds (9 or 11)"
         )
-    unpacked = Unpacked(_fixed_size(graph.inputs[0]), tuple(found))
-    own = list(graph.inputs)
+    unpacked = Unpacked(_fixed_size(own[0]), tuple(found))
     parts = [
         gs.Variable(name, np.dtype(np.float32), [1, V4_INPUTS.get(name, 1), "H", "W"])
         for name in CONTENTS[total]
@@ -81,8 +84,11 @@ def unpack_inputs(graph: gs.Graph) -> Unpacked:
         _Unpacker(graph, parts, start).replace(tensor, channels)
         start += channels
     missing = [name for name in V4_INPUTS if name not in CONTENTS[total]]
+    for tensor in divisors:
+        tensor.name = DIVISOR
     graph.inputs = [
         *parts,
+        *divisors,
         *(gs.Variable(n, np.dtype(np.float32), [1, V4_INPUTS[n], "H", "W"]) for n in missing),
     ]
     graph.cleanup().toposort()
