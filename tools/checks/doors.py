@@ -84,7 +84,7 @@ LOWERED = (
     ("vsmlrt-v1", 18, True),
     ("vsmlrt-v2", 18, True),
 )
-RACE_SIZE = (1280, 704)
+RACE_SIZE = (640, 384)
 RACE_PAIRS = 3
 # Random weights know no blend: their flows are what the graph's shapes make them.
 RANDOM_SEED = 2
