@@ -15,6 +15,7 @@ import numpy as np
 from surgery.errors import HubError
 from surgery.hub import warp
 from surgery.hub.model import V4_INPUTS
+from surgery.proof.inputs import make_samples
 from surgery.sources.lift.unpack_inputs import DIVISOR
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Size = tuple[int, int]
 # Height and width of different sizes, each a multiple of every padding that RIFE knows.
 SIZES: tuple[Size, ...] = ((128, 256), (384, 128))
 SEED = 11
+TIMESTEP = 0.3
 # Their output is a size, whatever the values of their input are.
 SIZE_READERS = ("Shape", "Size")
 _ERRORS_ONLY = 3
@@ -57,13 +59,13 @@ def choose_sizes(fixed: tuple[int | None, int | None]) -> tuple[Size, ...]:
 
 
 def make_inputs(size: Size, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Noise for the frames, a timestep, and the grid as vs-mlrt feeds it."""
+    """Two frames of a moving scene, a timestep, and the grid as vs-mlrt feeds it."""
     height, width = size
-    generator = np.random.default_rng([SEED, height, width])
+    (sample,) = make_samples([(width, height)], [TIMESTEP], SEED)
     x = np.linspace(-1, 1, width, dtype=np.float32)
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, np.newaxis]
     planes: dict[str, Any] = {
-        "in2": 0.3,
+        "in2": sample.timestep,
         "grid_x": x,
         "grid_y": y,
         "step_x": 2 / (width - 1),
@@ -73,8 +75,7 @@ def make_inputs(size: Size, names: Sequence[str]) -> dict[str, np.ndarray]:
         name: np.broadcast_to(np.float32(plane), (1, 1, height, width)).astype(np.float32)
         for name, plane in planes.items()
     }
-    for name in ("in0", "in1"):
-        inputs[name] = generator.random((1, V4_INPUTS[name], height, width), np.float32)
+    inputs |= {"in0": sample.in0, "in1": sample.in1}
     inputs[DIVISOR] = np.asarray([(width - 1) / 2, (height - 1) / 2], np.float32)
     return {name: inputs[name] for name in names}
 
