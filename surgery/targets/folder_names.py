@@ -144,14 +144,15 @@ def refuse_folder_path(path: str, padding: int, runtime: str) -> str:
 
 
 def name_folder(padding: int, runtime: str, name: str = "", parent: str = "") -> str | None:
-    """A folder name below `parent` that the runtime reads right, with `name` in it if it can be.
+    """A folder name below `parent` that the runtime reads right, with `name` in it if that helps.
 
     None where no name does: the runtime never pads that far, or `parent` misleads it.
 
     Raises:
         RuntimeRefused: there is no such runtime.
     """
-    endings = [f"-{name}", ""] if name else [""]
+    # A name that misleads already would only grow: rife-v4.26-rife-v4.6.
+    endings = [f"-{name}", ""] if name and "rife" not in name.lower() else [""]
     for proposal in (prefix + ending for ending in endings for prefix in _PREFIXES):
         if not _find_fault(str(PurePath(parent, proposal)), padding, runtime):
             return proposal
