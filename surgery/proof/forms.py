@@ -175,7 +175,7 @@ class HubForm(Form):
         if name == "onnx-reference":
             from surgery.engines.onnx_reference import ReferenceEngine
 
-            return ReferenceEngine(self.model.SerializeToString())
+            return ReferenceEngine(self.model)
         from surgery.engines.onnxruntime import OnnxRuntimeEngine
 
         kernel: Any = "native" if name == "onnxruntime-kernel" else "function"

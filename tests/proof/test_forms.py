@@ -44,6 +44,12 @@ def test_a_hub_file_and_a_model_folder_are_opened(
     assert (opened.label, opened.padding, opened.warps) == ("rife-v4", 32, None)
 
 
+def test_every_engine_of_a_hub_model_can_be_made(hub: onnx.ModelProto) -> None:
+    form = HubForm(hub, "hub")
+    names = [form.make_engine(name).name for name in (*form.engines, *form.more_engines)]
+    assert names == ["onnxruntime, native warp", "onnxruntime, function warp", "onnx reference"]
+
+
 def test_what_is_neither_is_left_to_others(tmp_path: Path) -> None:
     assert open_file_form(tmp_path) is None
     assert open_file_form(tmp_path / "IFNet.py") is None
