@@ -314,11 +314,9 @@ def _rebound(
 
 
 def _observed(own: Callable[..., torch.Tensor], observe: Observer) -> Callable[..., torch.Tensor]:
-    def warp(
-        image: torch.Tensor, flow: torch.Tensor, *args: object, **kwargs: object
-    ) -> torch.Tensor:
-        observe(image, flow)
-        return own(image, flow, *args, **kwargs)
+    def warp(*args: Any, **kwargs: Any) -> torch.Tensor:
+        observe(*_image_and_flow(args, kwargs))
+        return own(*args, **kwargs)
 
     return warp
 

@@ -153,10 +153,12 @@ def test_observers_see_what_the_warp_gets_and_change_nothing(make_donor: MakeDon
     expected = source.module.call(IMAGE, FLOW)
     with observe_warps(source, lambda image, flow: seen.append((image, flow))):
         assert torch.equal(source.module.call(IMAGE, FLOW), expected)
+        assert torch.equal(source.module.warp(img=IMAGE, flow=FLOW), expected)
     source.module.call(IMAGE, FLOW)
-    ((image, flow),) = seen
-    assert image is IMAGE
-    assert flow is FLOW
+    assert len(seen) == 2
+    for image, flow in seen:
+        assert image is IMAGE
+        assert flow is FLOW
 
 
 def test_the_warp_comes_back_after_an_error(make_donor: MakeDonor) -> None:
