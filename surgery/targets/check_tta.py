@@ -14,6 +14,8 @@ from surgery.hub.blocks import LEAST_CHANNELS, PACKED
 # flow0 to flow3: what the runtime knows of, however many blocks a network has.
 FLOWS = tuple(f"flow{index}" for index in range(4))
 RAW_MAKERS = ("Convolution", "Deconvolution", "PixelShuffle")
+# A raw output is cut up or enlarged; what an activation or a convolution reads is none.
+RAW_READERS = {"Crop", "Slice", "Interp"}
 
 
 def describe_tta(graph: NcnnGraph) -> str:
@@ -29,18 +31,35 @@ def describe_tta(graph: NcnnGraph) -> str:
     if misread:
         name = misread[0]
         return f"wrong on Vulkan: {name} has {channels[name]} channels; 5, 6, 7, 9 ... are read"
-    missing = [name for name in FLOWS if name not in channels]
+    blocks = count_raw_outputs(graph, channels)
+    missing = [name for name in FLOWS[:blocks] if name not in channels]
     if missing:
         return f"averages some of its flows: no blob is called {', '.join(missing)}"
-    if count_raw_outputs(graph, channels) > len(FLOWS):
+    if blocks > len(FLOWS):
         return "averages the flows of its first 4 blocks; no runtime averages the fifth"
     return "averages its flows"
 
 
 def count_raw_outputs(graph: NcnnGraph, channels: dict[str, int]) -> int:
-    """How many blobs look like the raw output of a block, by their makers and channels."""
+    """How many blobs look like the raw output of a block, by makers, readers and channels."""
     blobs = [layer.outputs[0] for layer in graph.layers if layer.type in RAW_MAKERS]
-    return sum(_is_readable(channels[blob]) for blob in blobs)
+    readers = _find_readers(graph)
+    return sum(
+        _is_readable(channels[blob]) and readers.get(blob, set()) <= RAW_READERS for blob in blobs
+    )
+
+
+def _find_readers(graph: NcnnGraph) -> dict[str, set[str]]:
+    """The types of the layers that read each blob, the copies of it included."""
+    readers: dict[str, set[str]] = {}
+    # From the back: what reads a copy is known before the Split that made it.
+    for layer in reversed(graph.layers):
+        found = {layer.type}
+        if layer.type == "Split":
+            found = set().union(*(readers.get(blob, set()) for blob in layer.outputs))
+        for blob in layer.inputs:
+            readers.setdefault(blob, set()).update(found)
+    return readers
 
 
 def _is_readable(channels: int) -> bool:

@@ -33,7 +33,11 @@ def name(count: int, channels: int = 5) -> dict[str, int]:
         (name(5), "averages the flows of its first 4 blocks; no runtime averages the fifth"),
         (name(4) | {"raw": 5}, "averages the flows of its first 4 blocks"),
         ({"raw": 5}, "averages only its output"),
-        (name(2), "averages some of its flows: no blob is called flow2, flow3"),
+        (name(3), "averages its flows"),
+        (
+            name(2) | {"raw2": 5, "raw3": 5},
+            "averages some of its flows: no blob is called flow2, flow3",
+        ),
         (name(4, 8), "wrong on Vulkan: flow0 has 8 channels"),
         (name(4, 4), "wrong on Vulkan: flow0 has 4 channels"),
     ],
@@ -42,6 +46,13 @@ def test_what_tta_does_is_told_from_names_and_channels(
     blobs: dict[str, int], sentence: str
 ) -> None:
     assert describe_tta(make_graph(blobs)).startswith(sentence)
+
+
+def test_what_an_activation_reads_is_no_raw_output() -> None:
+    graph = make_graph(name(3) | {"inside": 90})
+    graph.layers.append(Layer("Split", "copies", ["inside"], ["copy0", "copy1"]))
+    graph.layers.append(Layer("ReLU", "relu", ["copy0"], ["relu"]))
+    assert describe_tta(graph) == "averages its flows"
 
 
 def test_a_graph_whose_shapes_do_not_fit_is_unknown() -> None:
