@@ -1,0 +1,1 @@
+"""What becomes a hub model: PyTorch source and weights, foreign ONNX, ncnn model folders."""

@@ -1,0 +1,1 @@
+"""What a hub model becomes: an ncnn model folder, plain ONNX; and what each runtime can load."""
