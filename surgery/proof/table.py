@@ -17,10 +17,11 @@ def make_table(validation: Validation) -> Table:
 
     Timesteps of one engine and size share a line, which shows the worst of them.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     verdict = "[green]same[/green]" if validation.passed else "[red]DIFFERENT[/red]"
-    table = Table(title=f"{validation.reference}: {verdict}", title_justify="left")
+    table = Table(title=f"{escape(validation.reference)}: {verdict}", title_justify="left")
     for heading in ("engine", "frame", "max error", "PSNR dB", "accepted", ""):
         right = heading in ("max error", "PSNR dB")
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
@@ -30,7 +31,7 @@ def make_table(validation: Validation) -> Table:
     for (engine, width, height), rows in groups.items():
         worst = max(rows, key=lambda row: (not row.verdict.passed, row.comparison.max_abs))
         table.add_row(
-            engine,
+            escape(engine),
             f"{width}x{height}",
             f"{worst.comparison.max_abs:.1e}",
             f"{min(row.comparison.psnr for row in rows):.1f}",

