@@ -91,12 +91,6 @@ ONNXRUNTIME_FP32 = Tolerance(
     5e-5,
     "sums in another order, carried through up to 18 warps; measured 1e-5",
 )
-ONNXRUNTIME_OPTIMISATION = Tolerance(
-    "one optimisation level of onnxruntime against another",
-    Metric.MAX_ABS,
-    1e-5,
-    "onnxruntime fuses and reorders in fp32; its own levels differ by up to 5e-6",
-)
 EXACT_REWRITE = Tolerance(
     "a graph against the same graph after an exact rewrite, fp32",
     Metric.MAX_ABS,
@@ -183,13 +177,6 @@ LOWERED_FP16 = Tolerance(
     Metric.PSNR,
     65.0,
     "weights and activations in fp16, positions of warps in fp32; measured 74 to 82 in onnxruntime",
-)
-FAST_REWRITE = Tolerance(
-    "a graph against the same graph after --fast, fp16 weights",
-    Metric.PSNR,
-    50.0,
-    "1 on a centre tap leaves fewer bits for the small weight beside it: fp16 loses about 3 dB "
-    "at 55 to 65 dB",
 )
 
 CALIBRATED_FLOW = FlowBounds(
