@@ -104,10 +104,6 @@ class ProbedHub:
             inputs=tuple(self._names[one] for one in node.input if one in self._names),
         )
 
-    def name_value(self, tensor: str) -> str:
-        """The shared name of a tensor; empty for a constant."""
-        return self._names.get(tensor, "")
-
     def record(self, inputs: Values) -> dict[str, np.ndarray]:
         """Every value, from the inputs of the network."""
         return self._run(self.cut({}), dict(inputs))

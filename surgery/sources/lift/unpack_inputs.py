@@ -37,21 +37,9 @@ class Unpacked:
 
     Attributes:
         size: height and width, where the graph fixes them; None for each that is open.
-        places: for each of the graph's own inputs, in order, its name and its channels.
     """
 
     size: tuple[int | None, int | None]
-    places: tuple[tuple[str, int], ...]
-
-    def pack(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Pack values of the hub's inputs, and of the grid, as the graph's own inputs were."""
-        total = sum(channels for _, channels in self.places)
-        joined = np.concatenate([values[name] for name in CONTENTS[total]], axis=1)
-        packed, start = {}, 0
-        for name, channels in self.places:
-            packed[name] = np.ascontiguousarray(joined[:, start : start + channels])
-            start += channels
-        return packed
 
 
 def unpack_inputs(graph: gs.Graph) -> Unpacked:
@@ -72,7 +60,7 @@ def unpack_inputs(graph: gs.Graph) -> Unpacked:
             f"inputs {listed}; accepted are frames and timestep (3, 3 and 1 channels, in any "
             "packing: 7) and with the grid that vs-mlrt feeds (9 or 11)"
         )
-    unpacked = Unpacked(_fixed_size(own[0]), tuple(found))
+    unpacked = Unpacked(_fixed_size(own[0]))
     parts = [
         gs.Variable(name, np.dtype(np.float32), [1, V4_INPUTS.get(name, 1), "H", "W"])
         for name in CONTENTS[total]
