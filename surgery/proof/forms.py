@@ -63,8 +63,8 @@ class Form(abc.ABC):
     def check_structure(self, expected_warps: int | None) -> list[Finding]:
         """Find what is wrong without running it."""
 
-    def round_weights(self, fast: bool) -> Form:
-        """The same model with the weights of an fp16 conversion.
+    def round_weights(self, fast: bool, keep_betas: bool = False) -> Form:
+        """The same model with the weights of an fp16 conversion, made with these options.
 
         Raises:
             SurgeryError: the form cannot be rounded.
@@ -79,6 +79,11 @@ class Form(abc.ABC):
     @property
     def is_fast(self) -> bool:
         """Whether passes that change rounding were run."""
+        return False
+
+    @property
+    def keeps_betas(self) -> bool:
+        """Whether betas were left beside the convolutions instead of being folded into them."""
         return False
 
     @property
@@ -130,14 +135,14 @@ class DonorForm(Form):
         """Counted and checked when the network was built."""
         return []
 
-    def round_weights(self, fast: bool) -> Form:
+    def round_weights(self, fast: bool, keep_betas: bool = False) -> Form:
         """The donor with the weights of an fp16 conversion."""
         import dataclasses
 
         from surgery.sources import checkpoint, stock
         from surgery.sources.round_weights import round_weights
 
-        state = round_weights(self.opened.state, fast=fast)
+        state = round_weights(self.opened.state, fast=fast, keep_betas=keep_betas)
         network = stock.build_network(
             self.opened.donor, scale=self.opened.scale, ensemble=self.opened.network.ensemble
         )
@@ -190,10 +195,10 @@ class HubForm(Form):
         warps = self.warps if expected_warps is None else expected_warps
         return check_hub_structure(self.model, warps or 0)
 
-    def round_weights(self, fast: bool) -> Form:
-        """The hub with folded betas and the weights of an fp16 conversion."""
+    def round_weights(self, fast: bool, keep_betas: bool = False) -> Form:
+        """The hub with the weights of an fp16 conversion, its betas folded unless they are kept."""
         model = from_onnx(self.model)
-        folds = {"drop_identities", "fold_betas"}
+        folds = {"drop_identities"} if keep_betas else {"drop_identities", "fold_betas"}
         passes = [one for one in pipeline.PORTABLE if one.name in folds]
         pipeline.run_passes(model, [*passes, *(pipeline.FAST if fast else ())])
         for node in model.graph.nodes:
@@ -277,6 +282,11 @@ class FolderForm(Form):
     def is_fast(self) -> bool:
         """As the facts beside the model say."""
         return bool(self.facts.get("options", {}).get("fast", False))
+
+    @property
+    def keeps_betas(self) -> bool:
+        """As the facts beside the model say."""
+        return bool(self.facts.get("options", {}).get("keep_betas", False))
 
     @property
     def warps(self) -> int | None:

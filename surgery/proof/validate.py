@@ -121,9 +121,14 @@ class Validation:
         return bool(self.rows) and not self.findings and all(r.verdict.passed for r in self.rows)
 
     def has_right_folder(self) -> bool:
-        """Whether the folders are right in plain ncnn, whatever runtimes make of them."""
-        rows = [row for row in self.rows if row.runs_in == "ncnn"]
-        return bool(rows) and not self.findings and all(row.verdict.passed for row in rows)
+        """Whether plain ncnn computes the reference's frames, whatever runtimes make of them."""
+        return self.has_run_ncnn() and all(
+            row.verdict.passed for row in self.rows if row.runs_in == "ncnn"
+        )
+
+    def has_run_ncnn(self) -> bool:
+        """Whether plain ncnn was among the engines, and ran."""
+        return any(row.runs_in == "ncnn" for row in self.rows)
 
     def has_failed_runtime(self) -> bool:
         """Whether a rife-ncnn-vulkan gave another frame."""
@@ -256,7 +261,7 @@ class _Contest:
         self._engine = engine
         self._samples = samples
         self._progress = progress
-        # The reference's frames by its weights: as they are, rounded, rounded after --fast.
+        # The reference's frames by its weights: as they are, or rounded as a folder's options do.
         self._truths: dict[str, list[np.ndarray]] = {}
 
     def check_structure(self, form: Form) -> None:
@@ -312,8 +317,11 @@ class _Contest:
         rounded = form.is_fp16 and name == "ncnn"
         if rounded:
             against += ", weights rounded to fp16" + (" after --fast" if form.is_fast else "")
+            against += " beside --keep-betas" if form.keeps_betas else ""
         if against not in self._truths:
-            source = self._reference.round_weights(form.is_fast) if rounded else self._reference
+            source = self._reference
+            if rounded:
+                source = source.round_weights(form.is_fast, form.keeps_betas)
             self._truths[against] = self._run(source.make_engine(self._engine), self._samples)
         return against, self._truths[against]
 

@@ -14,12 +14,13 @@ _BETA = ".beta"
 
 
 def round_weights(
-    state: Mapping[str, torch.Tensor], *, fast: bool = False
+    state: Mapping[str, torch.Tensor], *, fast: bool = False, keep_betas: bool = False
 ) -> dict[str, torch.Tensor]:
     """Round every convolution weight to fp16, through the beta that will be folded into it.
 
     A ResConv computes beta * conv(x) + x. The converted weight is fp16(beta * w), or with `fast`
-    fp16(beta * w + identity); the weight returned gives that in the donor's own arithmetic.
+    fp16(beta * w + identity); the weight returned gives that in the donor's own arithmetic. With
+    `keep_betas` nothing is folded, and it is fp16(w).
     Biases, betas and slopes stay as they are, as ncnn keeps them in fp32.
     """
     rounded = {name: tensor.clone() for name, tensor in state.items()}
@@ -28,7 +29,7 @@ def round_weights(
             continue
         parent = name.removesuffix(".conv.weight")
         beta = state.get(parent + _BETA)
-        if beta is None or parent == name:
+        if keep_betas or beta is None or parent == name:
             rounded[name] = _to_fp16(tensor)
             continue
         factors = beta.reshape(-1, 1, 1, 1)

@@ -20,6 +20,7 @@ from surgery.errors import EngineError, KernelMissing, ProofFailed
 from surgery.formats.ncnn_folder import write_model
 from surgery.formats.ncnn_layers import Concat, Crop
 from surgery.formats.ncnn_param import Layer, NcnnGraph
+from surgery.hub.model import from_onnx
 from surgery.proof.compare import Comparison, Verdict
 from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
 from surgery.proof.structure import Finding
@@ -33,7 +34,7 @@ from surgery.proof.validate import (
     validate_forms,
 )
 from surgery.sources.open_donor import OpenDonor, Weights, open_donor
-from surgery.targets.make_ncnn import NcnnModel
+from surgery.targets.make_ncnn import NcnnModel, NcnnOptions, make_ncnn
 
 SIZES = [(120, 90)]
 TIMESTEPS = [0.25]
@@ -380,6 +381,32 @@ def test_what_is_not_installed_is_told_and_weakens_no_verdict(
 def make_row(passed: bool) -> Row:
     comparison = Comparison((1, 3, 32, 64), (1, 3, 32, 64), max_abs=0.25, psnr=40.0)
     return Row("ncnn", "torch", 64, 32, 0.5, comparison, NCNN_FP32, Verdict(passed, "words"))
+
+
+def test_a_model_is_wrong_only_where_plain_ncnn_says_so() -> None:
+    wrong, right = (
+        dataclasses.replace(make_row(passed), runs_in="ncnn") for passed in (False, True)
+    )
+    runtime = dataclasses.replace(make_row(False), runs_in="rife-ncnn-vulkan-gpu")
+    # What is too large for fp16 is right in fp32: not the model, but fp16 is to blame.
+    overflow = [("folder", Finding("blob", "reaches 7e4"))]
+    assert Validation("donor", rows=[right, runtime], findings=overflow).has_right_folder()
+    assert not Validation("donor", rows=[wrong, runtime]).has_right_folder()
+    alone = Validation("donor", rows=[runtime])
+    assert alone.has_failed_runtime()
+    assert not alone.has_run_ncnn()
+
+
+def test_betas_that_are_kept_are_compared_with_weights_rounded_beside_them(
+    opened: OpenDonor, hub: onnx.ModelProto, tmp_path: Path
+) -> None:
+    made = make_ncnn(from_onnx(hub), NcnnOptions("wheel", keep_betas=True))
+    made.write(tmp_path)
+    form = FolderForm(tmp_path)
+    assert form.is_fp16
+    assert form.keeps_betas
+    validation = check(opened, form, "torch", "ncnn")
+    assert validation.passed, validation.complaints()
 
 
 def test_nothing_compared_is_no_success() -> None:

@@ -49,6 +49,12 @@ def test_a_residual_weight_is_rounded_as_it_is_once_folded(groups: int, fast: bo
     assert not torch.allclose(state[name] * beta + added, wanted, rtol=3e-7, atol=3e-7)
 
 
+def test_weights_beside_betas_that_stay_are_rounded_as_they_are() -> None:
+    state = _make_state()
+    name = "block0.convblock.0.conv.weight"
+    assert torch.equal(round_weights(state, keep_betas=True)[name], state[name].half().float())
+
+
 def test_a_silenced_channel_keeps_its_weight() -> None:
     state = _make_state()
     state["block0.convblock.0.beta"][0, 3] = 0.0
