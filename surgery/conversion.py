@@ -218,12 +218,19 @@ def convert(
         _refuse_taken(page, force)
         if not proof:
             raise SurgeryError("--report tells what the proof found; leave --no-proof out")
+        if page.resolve().is_relative_to(output.resolve()):
+            raise SurgeryError(
+                f"--report {page}: the folder {output} is written as a whole, after the report; "
+                "name a file outside of it"
+            )
     _refuse_runtime(runtime)
     options = NcnnOptions(runtime, fp16, keep_betas, fast)
     hub = open_door(donor, progress)
     reference: OpenDonor | Form
     if hub is not None:
-        _refuse_donor_options(donor, weights, random_weights, scale, ensemble, arch)
+        _refuse_donor_options(
+            donor, weights, random_weights, scale, ensemble, arch, second_stage, exporter
+        )
         reference = HubForm(hub.to_onnx(), Path(donor).name)
     else:
         progress(f"loading {donor}")
@@ -265,6 +272,8 @@ def _refuse_donor_options(
     scale: float,
     ensemble: bool,
     arch: str,
+    second_stage: bool,
+    exporter: str,
 ) -> None:
     """Refuse options that only source can obey."""
     given = {
@@ -273,6 +282,8 @@ def _refuse_donor_options(
         "--scale": scale != 1.0,
         "--ensemble": ensemble,
         "--arch": bool(arch),
+        "--second-stage": second_stage,
+        "--exporter": exporter != "torchscript",
     }
     named = [name for name, is_given in given.items() if is_given]
     if named:
@@ -414,7 +425,7 @@ def validate(
         timesteps=timesteps or TIMESTEPS,
         progress=progress,
     )
-    if blame or validation.has_failed_runtime():
+    if blame or (validation.has_failed_runtime() and validation.has_run_ncnn()):
         validation.blame = _blame(forms[1], validation, progress)
     if bisect or cut_out is not None:
         progress("looking for the first layer that differs")
@@ -436,6 +447,8 @@ def _blame(candidate: Form, validation: Validation, progress: Progress) -> Blame
         raise SurgeryError(
             f"--blame: {candidate.label} is no model folder; what runs on Vulkan is a folder"
         )
+    if not validation.has_run_ncnn():
+        raise SurgeryError("--blame begins with plain ncnn; add --engine ncnn")
     return blame(candidate, validation.has_right_folder(), progress=progress)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from surgery import conversion
 from surgery.engines.frames import read_png, write_png
-from surgery.errors import DonorError, EngineError, ProofFailed, RuntimeRefused
+from surgery.errors import DonorError, EngineError, ProofFailed, RuntimeRefused, SurgeryError
 from surgery.hub.model import load_hub
 from surgery.proof.forms import DonorForm, FolderForm, HubForm
 from surgery.proof.inputs import make_samples
@@ -112,6 +112,13 @@ def test_a_name_is_judged_by_who_can_run_the_model(hub_file: Path, tmp_path: Pat
     with pytest.raises(RuntimeRefused, match="is a name that works"):
         conversion.translate(hub_file, tmp_path / "model")
     conversion.translate(hub_file, tmp_path / "model", runtime="ncnn")
+
+
+def test_a_report_inside_the_folder_that_is_made_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / "rife-v4"
+    with pytest.raises(SurgeryError, match="name a file outside of it"):
+        conversion.convert(DONOR, output, random_weights=SEED, page=output / "report.html")
+    assert not output.exists()
 
 
 def test_forms_are_told_apart(hub_file: Path, model_folder: Path, tmp_path: Path) -> None:

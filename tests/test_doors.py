@@ -125,6 +125,8 @@ def test_a_folder_and_a_foreign_onnx_are_converted_and_proven(
 def test_options_of_source_are_refused_for_what_has_none(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DonorError, match="--random-weights, --scale is for PyTorch source"):
         surgery.convert(str(folder), tmp_path / "rife-v4", random_weights=1, scale=0.5)
+    with pytest.raises(DonorError, match="--second-stage, --exporter is for PyTorch source"):
+        surgery.convert(str(folder), tmp_path / "rife-v4", second_stage=True, exporter="dynamo")
     assert not (tmp_path / "rife-v4").exists()
 
 
