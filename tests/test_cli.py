@@ -432,9 +432,14 @@ def read_terminal(terminal: int) -> bytes:
 # ---- speed of starting, and what is loaded -----------------------------------------------------
 
 
+# A shell starts what it puts in the background with SIGINT ignored, and its children inherit that.
+HEED_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
 def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    script = f"{HEED_INTERRUPTS}; from surgery.cli import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", "from surgery.cli import main; main()", *arguments],
+        [sys.executable, "-c", script, *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
