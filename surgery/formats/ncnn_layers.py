@@ -35,7 +35,6 @@ RESHAPE_ABSENT = -233
 SCALE_FROM_INPUT = -233
 RESHAPE_KEEP = 0
 RESHAPE_INFER = -1
-CROP_TO_THE_END = 2147483647  # crop.cpp clips every end to the size of its axis
 
 
 class Kind(enum.Enum):
@@ -296,13 +295,6 @@ class CastType(enum.IntEnum):
 
 
 # ---- parameter ids -----------------------------------------------------------------------------
-
-
-class Common(ParamId):
-    """Keys that net.cpp itself reads from any layer."""
-
-    TOP_SHAPES = _ints(30)
-    FEATURE_MASK = _int(31)
 
 
 class Input(ParamId):
