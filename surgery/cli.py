@@ -543,7 +543,8 @@ def _show_examination(examination: Examination) -> None:
             if set(fault.runtimes) == set(examination.runtimes)
             else ", ".join(fault.runtimes)
         )
-        mend = "" if not fault.repairable else " (can be repaired: --fix)"
+        mend = " (can be repaired: --fix)" if fault.repairable else ""
+        mend = " (a limit of this network)" if fault.is_limit else mend
         _say(f"{fault.kind}: {fault.what}{mend}\n  {hit}: {fault.effect}")
     for name, reason in examination.verdicts().items():
         _say(f"{examination.folder} in {name}: {reason or 'runs'}")

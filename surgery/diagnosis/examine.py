@@ -29,6 +29,8 @@ WARP = "rife.Warp"
 # A sentence of ncnn_param.check about a blob that several layers read.
 NEEDS_SPLIT = "a Split must make the copies"
 FLOW_FAULT = "its flow has"
+# A part of what describe_tta says of a graph where a flow has no name.
+NOT_NAMED = "no blob"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Fault:
     runtimes: tuple[str, ...]
     repairable: bool = False
     harmless: bool = False
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether this is how the network is: nothing goes wrong, and nobody can change it."""
+        return self.harmless and not self.repairable
 
 
 @dataclasses.dataclass
@@ -79,8 +86,8 @@ class Examination:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether nothing at all was found."""
-        return not self.faults
+        """Whether nothing was found but limits of the network itself."""
+        return all(one.is_limit for one in self.faults)
 
 
 def examine(folder: Path, runtimes: Sequence[Runtime] = ()) -> Examination:
@@ -267,15 +274,35 @@ def _examine_output(hub: HubModel, names: tuple[str, ...]) -> Iterator[Fault]:
 
 def _examine_tta(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
     sentence = describe_tta(graph)
-    if sentence.startswith("averages") and "no blob" not in sentence:
+    if sentence.startswith("averages") and NOT_NAMED not in sentence:
         return
     if sentence.startswith("unknown"):
         return  # the shapes that do not fit are a fault of their own
-    kind = "missing flow names" if "no blob" in sentence else "flow layout"
-    effect = "-x and -z give less than they could; everything else is right"
-    yield Fault(
-        kind, f"TTA {sentence}", effect, names, repairable=True, harmless=kind != "flow layout"
+    if NOT_NAMED not in sentence:
+        effect = "-x and -z average what is no flow; everything else is right"
+        yield Fault("flow layout", f"TTA {sentence}", effect, names, repairable=True)
+        return
+    can_be_named = _can_name_flows(graph)
+    effect = (
+        "-x and -z give less than they could; everything else is right"
+        if can_be_named
+        else "-x and -z average frames alone; everything else is right"
     )
+    what = f"TTA {sentence}"
+    yield Fault("missing flow names", what, effect, names, can_be_named, harmless=True)
+
+
+def _can_name_flows(graph: NcnnGraph) -> bool:
+    """Whether a translation finds the blocks' raw outputs: in some graphs only passes show them."""
+    from surgery.targets.make_ncnn import NcnnOptions, make_ncnn
+
+    hub = _import(graph)
+    if hub is None:
+        return False
+    try:
+        return NOT_NAMED not in describe_tta(make_ncnn(hub, NcnnOptions()).graph)
+    except SurgeryError:
+        return False
 
 
 def _examine_runtime(

@@ -9,7 +9,7 @@ import pytest
 from surgery.diagnosis.examine import Examination, examine
 from surgery.errors import SurgeryError
 from surgery.formats.ncnn_bin import write_weights
-from surgery.formats.ncnn_param import NcnnGraph, parse
+from surgery.formats.ncnn_param import Layer, NcnnGraph, parse, render
 from surgery.formats.ncnn_random import fill_random_weights
 from surgery.targets.runtimes import RUNTIMES
 
@@ -142,6 +142,25 @@ def test_a_name_that_selects_another_mode_is_named(
     found = examine(write(tmp_path / name, graph))
     assert kinds(found) == {"folder name"}
     assert found.verdicts()[hit]
+
+
+def test_flows_that_nobody_can_name_are_a_limit_and_no_illness(
+    graph: NcnnGraph, tmp_path: Path, write: WriteFolder
+) -> None:
+    unnamed = parse(render(graph).replace("flow", "floe"))
+    fill_random_weights(unnamed, 1)
+    found = examine(write(tmp_path / "rife-v4.6", unnamed))
+    assert kinds(found) == {"missing flow names"}
+    assert not found.is_healthy  # --fix names them
+    for index, layer in reversed(list(enumerate(unnamed.layers))):
+        if layer.name.startswith("floe"):
+            raw, shown = f"raw_{layer.name}", layer.outputs
+            layer.outputs = [raw]
+            unnamed.layers.insert(index + 1, Layer("Sigmoid", f"hide_{raw}", [raw], shown))
+    found = examine(write(tmp_path / "hidden" / "rife-v4.6", unnamed))
+    assert kinds(found) == {"missing flow names"}
+    assert found.is_healthy
+    assert not any(found.verdicts().values())
 
 
 def test_only_the_runtimes_that_were_asked_about_are_judged(
