@@ -39,15 +39,10 @@ def open_door(text: str, progress: Progress = _silent) -> HubModel | None:
     from surgery.hub import warp
     from surgery.hub.model import from_onnx, read_onnx
     from surgery.hub.verify import verify_hub
-    from surgery.sources.from_ncnn import import_folder
 
     path = Path(text)
     if path.is_dir() and (path / f"{NETWORK}.param").is_file():
-        progress(f"importing {path}")
-        model = import_folder(path)
-        progress("proving the import")
-        _prove_import(path, model)
-        return model
+        return _import_and_prove(path, progress)
     if path.suffix != ".onnx":
         return None
     read = read_onnx(path)
@@ -58,6 +53,16 @@ def open_door(text: str, progress: Progress = _silent) -> HubModel | None:
 
     progress(f"lifting {path}")
     return lift_model(read, label=path.stem)
+
+
+def _import_and_prove(folder: Path, progress: Progress) -> HubModel:
+    from surgery.sources.from_ncnn import import_folder
+
+    progress(f"importing {folder}")
+    model = import_folder(folder)
+    progress("proving the import")
+    _prove_import(folder, model)
+    return model
 
 
 def _prove_import(folder: Path, model: HubModel) -> None:
@@ -82,6 +87,8 @@ def import_model(
 ) -> HubModel:
     """Import a model folder of rife-ncnn-vulkan, whoever made it, to a hub model file.
 
+    The import is proven first: the hub model in onnxruntime against the folder in ncnn.
+
     Args:
         folder: holds `flownet.param` and `flownet.bin`.
         output: the `.onnx` file to write.
@@ -90,12 +97,11 @@ def import_model(
 
     Raises:
         SurgeryError: with what was found, what is accepted and what to do; nothing is written.
+        ProofFailed: the hub model does not compute what the folder does; nothing is written.
     """
     from surgery.hub.model import write_hub
-    from surgery.sources.from_ncnn import import_folder
 
-    progress(f"importing {folder}")
-    model = import_folder(folder)
+    model = _import_and_prove(folder, progress)
     write_hub(model, output, force=force)
     return model
 

@@ -10,11 +10,12 @@ from typer.testing import CliRunner, Result
 import surgery
 from surgery.cli import app
 from surgery.doors import open_door
-from surgery.errors import DonorError, HubError, OutputExists, SurgeryError
+from surgery.errors import DonorError, HubError, OutputExists, ProofFailed, SurgeryError
 from surgery.formats.ncnn_bin import write_weights
 from surgery.formats.ncnn_param import parse
 from surgery.formats.ncnn_random import fill_random_weights
-from surgery.hub.model import load_hub
+from surgery.hub.model import HubModel, load_hub
+from surgery.sources.from_ncnn import import_folder
 
 LAYERS = """
 Input in0 0 1 in0
@@ -92,6 +93,22 @@ def test_an_output_that_is_taken_is_refused(folder: Path, hub: Path) -> None:
     with pytest.raises(OutputExists):
         surgery.doctor(folder, fix=folder)
     assert hub.read_bytes() == before
+
+
+def test_an_import_that_reads_a_weight_wrong_writes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def misread(path: Path) -> HubModel:
+        model = import_folder(path)
+        weight = next(node for node in model.graph.nodes if node.op == "Conv").inputs[1]
+        weight.values = weight.values * np.float32(1.1)
+        return model
+
+    monkeypatch.setattr("surgery.sources.from_ncnn.import_folder", misread)
+    output = tmp_path / "misread.onnx"
+    with pytest.raises(ProofFailed):
+        surgery.import_model(folder, output)
+    assert not output.exists()
 
 
 def test_every_door_opens_to_a_hub_model(folder: Path, hub: Path, tmp_path: Path) -> None:
