@@ -17,7 +17,9 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import demo_data
 import numpy as np
@@ -27,6 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from surgery.output import write_file_atomically
+from surgery.proof.inputs import LEVELS
 from surgery.sources.checkpoint import load_into, read_checkpoint
 from surgery.sources.find_donor import find_donor
 from surgery.sources.stock import StockNetwork, build_network
@@ -36,14 +39,15 @@ CHECKPOINT = Path(__file__).resolve().parent.parent / "surgery" / "data" / "demo
 POOL = 4000  # examples, each seen several times, but turned, cut and coloured differently
 POOL_SIZE = 128
 CROP = 96
-BATCH = 8
-STEPS = 6000
-WARM_UP = 200
-HIGHEST_RATE, LOWEST_RATE = 8e-4, 1e-5
+BATCH = 6
+STEPS = 5000
+# The first steps, in which the learning rate rises, and the last, in which it falls.
+RISE, FALL = 200, 1800
+HIGHEST_RATE, LOWEST_RATE = 6e-4, 1e-5
 WEIGHT_DECAY = 1e-4
 # How much a pixel of error in a flow counts, against a frame's mean error of 1 for white: much
-# while the flows are still to be found, less when frames tell more.
-FIRST_FLOW_WEIGHT, LAST_FLOW_WEIGHT = 0.06, 0.01
+# while the flows are still to be found, less in the end.
+HIGHEST_FLOW_WEIGHT, LOWEST_FLOW_WEIGHT = 0.05, 0.01
 # Each stage's flow counts this much of the next one's.
 STAGE_PART = 0.8
 FLOW_STAGES = 4
@@ -91,7 +95,7 @@ def make_pool(folder: Path) -> Pool:
         for index in track(range(POOL), "drawing examples"):
             example = demo_data.make_training_example(size, photos, noises, index)
             joined = np.concatenate([example.in0, example.in1, example.truth])
-            frames[index] = np.rint(joined * demo_data.LEVELS)
+            frames[index] = np.rint(joined * LEVELS)
             flows[index], times[index] = example.flow, example.timestep
         folder.mkdir(parents=True, exist_ok=True)
         beside = path.with_name("new-" + path.name)
@@ -121,7 +125,7 @@ def _vary_example(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
     top, left = generator.integers(POOL_SIZE - CROP + 1, size=2)
     window = np.s_[:, top : top + CROP, left : left + CROP]
-    frames = pool[0][index][window].astype(np.float32) / demo_data.LEVELS
+    frames = pool[0][index][window].astype(np.float32) / LEVELS
     flow, timestep = pool[1][index][window].astype(np.float32), float(pool[2][index])
     if generator.uniform() < 0.5:  # left and right exchanged
         frames, flow = frames[..., ::-1], flow[..., ::-1] * _signs(-1, 1)
@@ -164,13 +168,28 @@ def measure_loss(
 
 
 def fall(highest: float, lowest: float, step: int) -> float:
-    """Half a cosine from `highest` at the first step to `lowest` at the last."""
-    return lowest + (highest - lowest) * (1 + math.cos(math.pi * step / STEPS)) / 2
+    """Constant, then falling along half a cosine in the last `FALL` steps."""
+    part = max(0, step - (STEPS - FALL)) / FALL
+    return lowest + (highest - lowest) * (1 + math.cos(math.pi * part)) / 2
 
 
 def choose_rate(step: int) -> float:
-    """The learning rate of a step: a short rise, then half a cosine."""
-    return min((step + 1) / WARM_UP, 1.0) * fall(HIGHEST_RATE, LOWEST_RATE, step)
+    """The learning rate of a step: it rises, stays and falls."""
+    return min((step + 1) / RISE, 1.0) * fall(HIGHEST_RATE, LOWEST_RATE, step)
+
+
+@contextmanager
+def skip_equal_resizes() -> Iterator[None]:
+    """Let resizes by 1, which the stock source computes at full size, cost nothing."""
+    resize = torch.nn.functional.interpolate
+
+    def resize_if_needed(
+        image: torch.Tensor, scale_factor: float, mode: str = "nearest"
+    ) -> torch.Tensor:
+        return image if scale_factor == 1 else resize(image, scale_factor=scale_factor, mode=mode)
+
+    with mock.patch.object(torch.nn.functional, "interpolate", resize_if_needed):
+        yield
 
 
 def build_trainee(seen: SeenFlows) -> StockNetwork:
@@ -178,7 +197,7 @@ def build_trainee(seen: SeenFlows) -> StockNetwork:
     torch.manual_seed(SEED)
     network = build_network(find_donor(DONOR), warp=seen.warp)
     # A quarter faster on a CPU.
-    network.net.to(memory_format=torch.channels_last)
+    network.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for parameter in network.net.parameters():
         parameter.requires_grad_(True)
     return network
@@ -205,8 +224,9 @@ def train(folder: Path, minutes: float) -> bool:
             group["lr"] = choose_rate(step)
         in0, in1, plane, truth, flow = draw_batch(pool, step)
         seen.flows.clear()
-        frame = network(in0, in1, plane)
-        weight = fall(FIRST_FLOW_WEIGHT, LAST_FLOW_WEIGHT, step)
+        with skip_equal_resizes():
+            frame = network(in0, in1, plane)
+        weight = fall(HIGHEST_FLOW_WEIGHT, LOWEST_FLOW_WEIGHT, step)
         loss = measure_loss(frame, seen.flows, truth, flow, weight)
         optimiser.zero_grad()
         loss.backward()
