@@ -27,6 +27,7 @@ BILINEAR = 1e-5
 def trainer() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(TOOLS))
+        import demo_data
         import train_demo
 
         patch.setattr(train_demo, "POOL", 3)
@@ -34,7 +35,7 @@ def trainer() -> Iterator[Any]:
         patch.setattr(train_demo, "STEPS", 2)
         patch.setattr(train_demo, "FALL", 1)
         patch.setattr(train_demo, "SAVE_EVERY", 1)
-        patch.setattr(train_demo.demo_data, "NOISE_PICTURES", 1)
+        patch.setattr(demo_data, "NOISE_PICTURES", 1)
         yield train_demo
 
 
