@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgery.errors import DonorError, EngineError, OutputExists, RuntimeRefused, SurgeryError
+from surgery.progress import Progress, silent
 from surgery.sources.open_donor import OpenDonor, Weights, open_donor
 
 if TYPE_CHECKING:
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
     from surgery.proof.forms import FolderForm, Form
     from surgery.proof.validate import Validation
     from surgery.targets.make_ncnn import NcnnModel, NcnnOptions
-
-Progress = Callable[[str], None]
-
-
-def _silent(message: str) -> None:
-    """The default progress: none."""
 
 
 def export_donor(opened: OpenDonor, exporter: str = "torchscript") -> HubModel:
@@ -63,7 +58,7 @@ def export(
     custom_warp: bool = True,
     exporter: str = "torchscript",
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> HubModel:
     """Export stock source and its weights to a hub model file.
 
@@ -113,7 +108,7 @@ def optimize(
     *,
     fast: bool = False,
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> dict[str, int]:
     """Run the passes that hold for every runtime on a hub model file; returns edits by pass.
 
@@ -142,7 +137,7 @@ def translate(
     keep_betas: bool = False,
     fast: bool = False,
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> NcnnModel:
     """Translate a hub model file to a model folder of rife-ncnn-vulkan.
 
@@ -193,7 +188,7 @@ def convert(
     page: Path | None = None,
     command: str = "",
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> tuple[NcnnModel, Validation | None]:
     """Convert a donor to a model folder, and prove that the folder computes what the donor does.
 
@@ -378,7 +373,7 @@ def validate(
     report: Path | None = None,
     page: Path | None = None,
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Validation:
     """Compare two forms of a model: donors, hub models, model folders.
 
@@ -517,7 +512,7 @@ def run(
     tta: bool = False,
     tta_temporal: bool = False,
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> None:
     """Compute the frame between two pictures with a model folder and write it as PNG.
 

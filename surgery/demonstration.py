@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from surgery.engines import Engine, Sample
 from surgery.engines.frames import to_8bit
 from surgery.errors import EngineError
 from surgery.output import new_folder
+from surgery.progress import Progress, silent
 from surgery.proof.compare import Comparison, compare
 from surgery.proof.inputs import KnownSample, make_photo_samples
 from surgery.sources.open_donor import Weights, open_donor
@@ -49,9 +49,7 @@ class Demo:
     missing: str
 
 
-def demo(
-    output: Path, *, force: bool = False, progress: Callable[[str], None] = lambda message: None
-) -> Demo:
+def demo(output: Path, *, force: bool = False, progress: Progress = silent) -> Demo:
     """Convert a stock network and interpolate between two photographs with a known motion.
 
     The weights are random (calibrated, so that the flows are real ones), because trained ones

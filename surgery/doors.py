@@ -6,11 +6,11 @@ Each verb of the command line is one function here, as in `surgery.conversion`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgery.errors import OutputExists
+from surgery.progress import Progress, silent
 
 if TYPE_CHECKING:
     import onnx
@@ -19,14 +19,8 @@ if TYPE_CHECKING:
     from surgery.diagnosis.repair import Repair
     from surgery.hub.model import HubModel
 
-Progress = Callable[[str], None]
 
-
-def _silent(message: str) -> None:
-    """The default progress: none."""
-
-
-def open_door(text: str, progress: Progress = _silent) -> HubModel | None:
+def open_door(text: str, progress: Progress = silent) -> HubModel | None:
     """Open what comes without PyTorch source: a hub model, a foreign ONNX, or a model folder.
 
     None for anything else, which then is a donor or nothing.
@@ -83,7 +77,7 @@ def _prove_import(folder: Path, model: HubModel) -> None:
 
 
 def import_model(
-    folder: Path, output: Path, *, force: bool = False, progress: Progress = _silent
+    folder: Path, output: Path, *, force: bool = False, progress: Progress = silent
 ) -> HubModel:
     """Import a model folder of rife-ncnn-vulkan, whoever made it, to a hub model file.
 
@@ -107,7 +101,7 @@ def import_model(
 
 
 def lift(
-    source: Path, output: Path, *, force: bool = False, progress: Progress = _silent
+    source: Path, output: Path, *, force: bool = False, progress: Progress = silent
 ) -> HubModel:
     """Lift an ONNX file whose warps are spelled out, or placeholders, to a hub model file.
 
@@ -137,7 +131,7 @@ def lower(
     opset: int = 18,
     fp16: bool = False,
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> onnx.ModelProto:
     """Lower a hub model file to plain ONNX, which needs no library of ours.
 
@@ -184,7 +178,7 @@ def doctor(
     fix: Path | None = None,
     fp16: bool = True,
     force: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> CheckUp:
     """Say what is wrong with a model folder that anybody made, and repair it where asked.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from surgery.formats.ncnn_shapes import infer_channels
 from surgery.formats.ncnn_splits import insert_splits
 from surgery.hub.model import V4_OUTPUT
 from surgery.passes import edit
+from surgery.progress import Progress, silent
 from surgery.proof.compare import Comparison, compare, judge
 from surgery.proof.inputs import make_samples
 from surgery.proof.tolerances import NCNN_FP16_WEIGHTS, NCNN_FP32, Tolerance
@@ -36,7 +37,6 @@ from surgery.targets.make_ncnn import NcnnModel, NcnnOptions, make_ncnn
 if TYPE_CHECKING:
     from surgery.hub.model import HubModel
 
-Progress = Callable[[str], None]
 
 FLOW_CHANNELS = 2
 SEED = 5
@@ -60,9 +60,7 @@ class Repair:
     rounded: Comparison | None
 
 
-def repair(
-    examination: Examination, options: NcnnOptions, progress: Progress = lambda message: None
-) -> Repair:
+def repair(examination: Examination, options: NcnnOptions, progress: Progress = silent) -> Repair:
     """Repair what was examined.
 
     Raises:

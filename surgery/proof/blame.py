@@ -16,6 +16,7 @@ from surgery.engines import Engine, Sample
 from surgery.engines.ncnn import NcnnEngine
 from surgery.engines.rife_ncnn_vulkan import CPU, RifeNcnnVulkanEngine
 from surgery.errors import EngineError
+from surgery.progress import Progress, silent
 from surgery.proof.compare import compare, judge
 from surgery.proof.forms import FolderForm
 from surgery.proof.inputs import make_samples
@@ -27,7 +28,6 @@ from surgery.proof.tolerances import (
     Tolerance,
 )
 
-Progress = Callable[[str], None]
 INPUT_SEED = 1
 TIMESTEP = 0.25
 LEAST_SIDE = 128
@@ -72,7 +72,7 @@ class Blame:
 
 
 def blame(
-    folder: FolderForm, model_passed: bool, *, gpu: int = 0, progress: Progress = lambda _: None
+    folder: FolderForm, model_passed: bool, *, gpu: int = 0, progress: Progress = silent
 ) -> Blame:
     """Try a folder on this machine, and say who is at fault.
 

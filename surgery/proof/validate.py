@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.engines import Engine, Sample
 from surgery.errors import EngineError, KernelMissing, ProofFailed
+from surgery.progress import Progress, silent
 from surgery.proof.compare import Comparison, Verdict, compare, judge
 from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
 from surgery.proof.inputs import make_samples
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from surgery.sources.open_donor import OpenDonor
     from surgery.targets.make_ncnn import NcnnModel
 
-Progress = Callable[[str], None]
 Size = tuple[int, int]
 Pair = tuple[Sample, "np.ndarray"]
 
@@ -42,10 +42,6 @@ ODD_CUT = (7, 5)
 
 
 RUNTIME = "rife-ncnn-vulkan"
-
-
-def _silent(message: str) -> None:
-    """The default progress: none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +200,7 @@ def validate_forms(
     engines: Sequence[str] = (),
     sizes: Sequence[Size] = (),
     timesteps: Sequence[float] = TIMESTEPS,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Validation:
     """Compare forms of one model with a reference.
 
@@ -365,7 +361,7 @@ def prove_conversion(
     *,
     sizes: Sequence[Size] = (),
     timesteps: Sequence[float] = (),
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Validation:
     """Prove a conversion in every engine that is there.
 
