@@ -12,6 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from surgery.collection.collect import collect
+    from surgery.collection.score import score
     from surgery.conversion import convert, export, optimize, run, translate, validate
     from surgery.demonstration import demo
     from surgery.doors import doctor, import_model, lift, lower
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SurgeryError",
+    "collect",
     "convert",
     "demo",
     "doctor",
@@ -32,18 +35,21 @@ __all__ = [
     "ops_library",
     "optimize",
     "run",
+    "score",
     "translate",
     "validate",
 ]
 
 _HOMES = {
     "SurgeryError": "surgery.errors",
+    "collect": "surgery.collection.collect",
     "demo": "surgery.demonstration",
     "doctor": "surgery.doors",
     "import_model": "surgery.doors",
     "inspect": "surgery.inspection",
     "lift": "surgery.doors",
     "lower": "surgery.doors",
+    "score": "surgery.collection.score",
     "ops_library": "surgery.kernel_library",
 }
 

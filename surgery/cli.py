@@ -586,6 +586,112 @@ def doctor(
         raise typer.Exit(1)
 
 
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786; default: this machine"
+    ),
+]
+SharedOption = Annotated[
+    bool, typer.Option("--shared", help="The scheduler's workers see the same paths")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="How many here; default: as cores and memory allow")
+]
+
+
+@_command
+def collect(
+    manifest: Annotated[Path, typer.Argument(help="A TOML file of [[models]]")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The release folder")],
+    scheduler: SchedulerOption = None,
+    shared: SharedOption = False,
+    workers: WorkersOption = None,
+) -> None:
+    """Convert and prove many models; one release folder. Exit status 1 when one is missing."""
+    from surgery.collection.collect import collect as collect_models
+
+    with _progress() as progress:
+        made = collect_models(
+            manifest,
+            output,
+            scheduler=scheduler,
+            shared=shared,
+            workers=workers,
+            progress=progress,
+        )
+    for row in made.rows:
+        if row["reason"]:
+            _say(f"{row['name']}: {row['status']}: {row['reason']}")
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(made.count().items()))
+    _say(f"{output}: {counts}; {len(made.done)} of them worked on now")
+    for name in made.strangers:
+        _say(f"  {name} is not in the manifest any more; remove it by hand if it is not wanted")
+    if not made.is_complete:
+        raise typer.Exit(1)
+
+
+@_command
+def score(
+    models: Annotated[list[Path], typer.Argument(help="Model folders, or release folders")],
+    dataset: Annotated[
+        Path, typer.Option(help="Vimeo-90K, UCF101, SNU-FILM, a folder of frames, or a video")
+    ],
+    donor: Annotated[
+        str | None, typer.Option(help="The donor, where a folder does not name it")
+    ] = None,
+    weights: Annotated[list[Path] | None, typer.Option(help="Checkpoints; repeatable")] = None,
+    random_weights: RandomOption = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Of the flow, where a folder does not tell")
+    ] = None,
+    layout: Annotated[str | None, typer.Option(help="Default: recognised")] = None,
+    every: Annotated[int, typer.Option(metavar="N", help="Of a sequence, give one frame of N")] = 2,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only N clips")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="A folder for figures, page, and what to go on from"),
+    ] = None,
+    scheduler: SchedulerOption = None,
+    shared: SharedOption = False,
+    workers: WorkersOption = None,
+) -> None:
+    """Measure models and their donors on footage whose frames in between are known."""
+    from surgery.collection.score import score as score_models
+
+    with _progress() as progress:
+        found = score_models(
+            models,
+            dataset,
+            donor=donor,
+            weights=weights or (),
+            random_weights=random_weights,
+            scale=scale,
+            layout=layout,
+            every=every,
+            limit=limit,
+            output=output,
+            scheduler=scheduler,
+            shared=shared,
+            workers=workers,
+            progress=progress,
+        )
+    _say(f"{found.dataset}: {len(found.clips)} clips, arranged as {found.layout}")
+    for one in found.standings:
+        if one.total is not None:
+            told = f"PSNR {one.total.psnr:.3f} dB, SSIM {one.total.ssim:.5f}"
+            if one.difference is not None:
+                told += (
+                    f"; against its donor {one.difference.mean:+.3f} dB, "
+                    f"at most {one.difference.largest:+.3f}"
+                )
+            _say(f"{one.label}: {told}")
+        if one.note:
+            _say(f"  note: {one.note}")
+    if any(one.total is None for one in found.standings):
+        raise typer.Exit(1)
+
+
 @_command
 def demo(
     output: Annotated[

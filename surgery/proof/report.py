@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from surgery.proof.bisect import Bisection, LayerDifference
     from surgery.proof.validate import Exhibit, Row, Validation
 
-TEMPLATE = "report.html"
+TEMPLATE, STYLE = "report.html", "page.css"
 # Pictures show a window of large frames, around the worst place.
 WINDOW = (960, 540)
 MOST_FLOWS = 18
@@ -64,11 +64,12 @@ def render_report(
         command: the command line that does it again.
         note: why something is missing, if it is.
     """
-    template = resources.files("surgery.proof").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    template = _read_resource(TEMPLATE)
     labels = " and ".join(form.label for form in forms)
     facts = validation.to_json().replace("</", "<\\/")
     return string.Template(template).substitute(
         title=html.escape(f"surgery: {labels}"),
+        style=read_style(),
         verdict=_render_verdict(validation, note),
         measured=_render_rows(validation.rows),
         exhibits=_render_exhibits(validation.exhibits),
@@ -78,6 +79,15 @@ def render_report(
         again=_render_again(command),
         facts=facts,
     )
+
+
+def read_style() -> str:
+    """The style sheet of every page that this package writes."""
+    return _read_resource(STYLE)
+
+
+def _read_resource(name: str) -> str:
+    return resources.files("surgery.proof").joinpath(name).read_text(encoding="utf-8")
 
 
 # ---- what is told ------------------------------------------------------------------------------
@@ -231,7 +241,7 @@ def _render_exhibit(exhibit: Exhibit) -> str:
 
 
 def _render_pictures(exhibit: Exhibit) -> str:
-    window = _choose_window(exhibit)
+    window = choose_window(exhibit.wanted.shape, exhibit.row.comparison.worst)
     wanted, found = exhibit.wanted[window], exhibit.found[window]
     heat, brightest = draw_error(wanted, found)
     name = html.escape(exhibit.row.engine)
@@ -251,10 +261,13 @@ def _render_pictures(exhibit: Exhibit) -> str:
     return f'<div class="pictures">{slider}{error}</div>'
 
 
-def _choose_window(exhibit: Exhibit) -> tuple[slice, ...]:
-    """The part of a frame that pictures show: all of it, or what lies around the worst pixel."""
-    height, width = exhibit.wanted.shape[-2:]
-    worst = exhibit.row.comparison.worst or (0, 0, height // 2, width // 2)
+def choose_window(shape: Sequence[int], worst: Sequence[int] = ()) -> tuple[slice, ...]:
+    """The part of a frame that pictures show: all of it, or what lies around the worst pixel.
+
+    `shape` is that of a frame [1,3,H,W], `worst` an index into it, empty for the middle.
+    """
+    height, width = shape[-2:]
+    worst = worst or (0, 0, height // 2, width // 2)
     parts = []
     for size, most, place in ((height, WINDOW[1], worst[-2]), (width, WINDOW[0], worst[-1])):
         start = min(max(place - most // 2, 0), max(size - most, 0))

@@ -1,0 +1,167 @@
+"""The verb `collect`: a manifest in, a release folder out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from surgery.collection.crew import Crew, Done, Job, Progress, open_crew
+from surgery.collection.make_model import Order, Product, make_model, make_order
+from surgery.collection.manifest import read_manifest
+from surgery.collection.memory import count_conversion
+from surgery.collection.plan import Recipe, plan
+from surgery.collection.release import (
+    FAILED,
+    MADE,
+    REFUSED,
+    WAITING,
+    Release,
+    Row,
+    describe_recipe,
+)
+
+
+def _silent(message: str) -> None:
+    """The default progress: none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """What `collect` made, or found made.
+
+    Attributes:
+        folder: the release folder.
+        rows: one for each model, as the index tells them.
+        done: the names of those that were worked on in this run.
+        strangers: names of models in the folder that the manifest does not ask for.
+    """
+
+    folder: Path
+    rows: list[Row]
+    done: list[str]
+    strangers: list[str]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every model that the manifest asks for is there."""
+        return all(row["status"] == MADE for row in self.rows)
+
+    def count(self) -> Counter[str]:
+        """How many rows have each status."""
+        return Counter(row["status"] for row in self.rows)
+
+
+def collect(
+    manifest: Path,
+    output: Path,
+    *,
+    scheduler: str | None = None,
+    shared: bool = False,
+    workers: int | None = None,
+    progress: Progress = _silent,
+) -> Collection:
+    """Convert and prove every model of a manifest; `output` becomes or stays a release folder.
+
+    What is there already, made of the same inputs by the same tools, is not made again. A model
+    that cannot be made is a row of the index and stops no other.
+
+    Without a scheduler, a cluster of processes is started on this machine, which import the main
+    module anew: a script calls this below `if __name__ == "__main__"`.
+
+    Args:
+        manifest: as `surgery.collection.manifest` describes it.
+        output: the release folder, which may exist if it is one.
+        scheduler: the address of a Dask scheduler; None starts workers on this machine.
+        shared: the scheduler's workers see the same paths; otherwise files are sent along.
+        workers: how many to start here; None for as many as cores and memory allow.
+        progress: called with one line for each step.
+
+    Raises:
+        SurgeryError: the manifest is wrong, the folder is no release, or there are no workers.
+    """
+    wanted = read_manifest(manifest)
+    progress(f"reading {manifest}")
+    recipes = plan(wanted, manifest.resolve().parent)
+    release = Release(output)
+    ledger = _Ledger(release, wanted.title, recipes)
+    waiting = ledger.look_up()
+    ledger.publish()
+    if waiting:
+        progress("counting memory")
+        send = scheduler is not None and not shared
+        memory = count_conversion([recipe for recipe, _ in waiting])
+        with open_crew(scheduler, workers=workers, memory=memory, progress=progress) as crew:
+            _work(crew, ledger, waiting, send, progress)
+    return Collection(output, ledger.list_rows(), ledger.done, release.find_strangers(recipes))
+
+
+class _Ledger:
+    """The state of every model, which the index on disk follows."""
+
+    def __init__(self, release: Release, title: str, recipes: Sequence[Recipe]) -> None:
+        self.done: list[str] = []
+        self._release = release
+        self._title = title
+        self._recipes = recipes
+        self._rows: dict[str, Row] = {}
+
+    def look_up(self) -> list[tuple[Recipe, str]]:
+        """Note what is done already; returns the rest, each with its key."""
+        waiting = []
+        for recipe in self._recipes:
+            if recipe.fault:
+                row: Row | None = self._release.drop(recipe, REFUSED, recipe.fault)
+            else:
+                key = recipe.make_key()
+                row = self._release.find_row(recipe, key)
+                if row is None:
+                    waiting.append((recipe, key))
+            self._rows[recipe.name] = row or describe_recipe(recipe, WAITING)
+        return waiting
+
+    def note(self, done: Done[Order, Product]) -> Row:
+        """Store what became of a model."""
+        recipe, key = done.job.payload.recipe, done.job.key
+        if done.result is not None:
+            row = self._release.store(recipe, key, done.result)
+        elif done.refusal:
+            row = self._release.refuse(recipe, key, done.refusal)
+        else:
+            # Not remembered: another run tries again.
+            row = self._release.drop(recipe, FAILED, done.failure)
+        self._rows[recipe.name] = row
+        self.done.append(recipe.name)
+        self.publish()
+        return row
+
+    def publish(self) -> None:
+        """Write the index as things stand."""
+        self._release.write_index(self._title, self.list_rows())
+
+    def list_rows(self) -> list[Row]:
+        """In the order of the manifest."""
+        return [self._rows[recipe.name] for recipe in self._recipes]
+
+
+def _work(
+    crew: Crew,
+    ledger: _Ledger,
+    waiting: Sequence[tuple[Recipe, str]],
+    send: bool,
+    progress: Progress,
+) -> None:
+    if crew.dashboard:
+        progress(f"the dashboard is at {crew.dashboard}")
+    progress(f"converting {len(waiting)} model(s) on {crew.count_workers()} worker(s)")
+    orders = _list_jobs(waiting, send)
+    for number, done in enumerate(crew.run(make_model, orders), start=1):
+        row = ledger.note(done)
+        reason = f": {row['reason'].splitlines()[0]}" if row["reason"] else ""
+        progress(f"[{number}/{len(waiting)}] {row['name']}: {row['status']}{reason}")
+
+
+def _list_jobs(waiting: Sequence[tuple[Recipe, str]], send: bool) -> Iterator[Job[Order]]:
+    for recipe, key in waiting:
+        yield Job(key, recipe.name, make_order(recipe, send=send))

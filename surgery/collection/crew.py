@@ -1,0 +1,319 @@
+"""The crew that works for `collect` and `score`: Dask distributed, here or on a cluster.
+
+A task is a pure function of what it is given: bytes or paths in, values out, under a key that is
+made of its inputs. So it may run anywhere, and again. A task whose worker dies is given to another
+worker; one that raises is tried again, but for a `SurgeryError`, which would only say the same once
+more and is a result. Only a few tasks more than there are workers are under way at a time, so that
+neither the client nor the scheduler holds more than it has to.
+
+Source: the documentation of Dask distributed on `LocalCluster`, `Client.submit`, `as_completed`
+and resilience (`retries`, `allowed-failures`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from unittest import mock
+
+from surgery.errors import EngineError, SurgeryError
+from surgery.versions import describe_versions
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+Progress = Callable[[str], None]
+T = TypeVar("T")
+R = TypeVar("R")
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# What raises may have raised for want of memory or of a file that was late.
+RETRIES = 2
+# Beside what the workers work at, so that none of them waits for the client.
+SPARE_JOBS = 1
+JOIN_SECONDS = 60
+# What of a machine's free memory its workers may be counted to need together.
+MEMORY_PART = 0.8
+# One thread for each task: its results depend on no number of cores, and tasks fill the machine.
+# llvmpipe, Vulkan on a CPU, counts its threads by itself.
+WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "LP_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Job(Generic[T]):
+    """One task.
+
+    Attributes:
+        key: made of everything that the result depends on; the same for the same task.
+        label: what to call it.
+        payload: what the function is given.
+    """
+
+    key: str
+    label: str
+    payload: T
+
+
+@dataclass(frozen=True)
+class Done(Generic[T, R]):
+    """What became of a task.
+
+    Attributes:
+        job: the task.
+        result: what the function returned; None where it did not.
+        refusal: the `SurgeryError` that it ended with; the same inputs give the same.
+        failure: what else it died of, after all retries; another run may fare better.
+    """
+
+    job: Job[T]
+    result: R | None = None
+    refusal: str = ""
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class _Answer(Generic[R]):
+    """What travels back: a result, or a refusal."""
+
+    result: R | None = None
+    refusal: str = ""
+
+
+class Crew:
+    """Workers to give tasks to.
+
+    Attributes:
+        dashboard: the address of the scheduler's page; empty where it has none.
+    """
+
+    def __init__(self, client: Client, dashboard: str) -> None:
+        """Lead the workers of a connected client."""
+        self.dashboard = dashboard
+        self._client = client
+
+    def count_workers(self) -> int:
+        """How many tasks run at the same time."""
+        return sum(self._client.nthreads().values())
+
+    def run(self, work: Callable[[T], R], jobs: Iterable[Job[T]]) -> Iterator[Done[T, R]]:
+        """Yield what became of every task, as they end.
+
+        `jobs` is read as workers become free, so it may make large payloads one by one. Keys must
+        differ.
+
+        Raises:
+            SurgeryError: the scheduler went away.
+        """
+        from distributed import as_completed
+
+        waiting = iter(jobs)
+        running: dict[str, Job[T]] = {}
+        # Held here, since the scheduler forgets a task that nobody holds.
+        ended: Any = as_completed()
+        self._feed(work, waiting, running, ended)
+        for future in ended:
+            job = running.pop(future.key)
+            yield _take(job, future)
+            future.release()
+            self._feed(work, waiting, running, ended)
+
+    def _feed(
+        self,
+        work: Callable[[T], R],
+        waiting: Iterator[Job[T]],
+        running: dict[str, Job[T]],
+        ended: Any,
+    ) -> None:
+        room = max(self.count_workers(), 1) + SPARE_JOBS - len(running)
+        # The range comes first: zip would otherwise take one job more and drop it.
+        for _, job in zip(range(room), waiting, strict=False):
+            future = self._client.submit(
+                _work, work, job.payload, hash_tools(), key=job.key, retries=RETRIES, pure=True
+            )
+            running[job.key] = job
+            ended.add(future)
+
+
+def _take(job: Job[T], future: Future[_Answer[R]]) -> Done[T, R]:
+    from distributed import KilledWorker
+
+    if future.status in ("cancelled", "lost"):
+        raise SurgeryError(
+            "the scheduler went away, and its tasks with it; run the same command again: what was "
+            "done is kept"
+        )
+    error = future.exception()
+    if error is None:
+        answer = future.result()
+        return Done(job, answer.result, answer.refusal)
+    if isinstance(error, KilledWorker):
+        return Done(job, failure="every worker that tried it died (out of memory?)")
+    told = str(error) if isinstance(error, SurgeryError) else f"{type(error).__name__}: {error}"
+    return Done(job, failure=told)
+
+
+# ---- where the workers are ---------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def open_crew(
+    scheduler: str | None,
+    *,
+    workers: int | None = None,
+    memory: int = 0,
+    progress: Progress = lambda message: None,
+) -> Iterator[Crew]:
+    """Yield the workers of a scheduler, or those of a cluster that is started here and ends here.
+
+    Args:
+        scheduler: the address of a scheduler, as `tcp://host:8786`; None for a cluster of this
+            machine.
+        workers: how many to start here; None for as many as cores and memory allow.
+        memory: bytes that one task needs at most, to start no more workers than fit.
+        progress: called with one line for each step.
+
+    Raises:
+        SurgeryError: Dask is not installed, the scheduler does not answer, or has no workers.
+    """
+    if importlib.util.find_spec("distributed") is None:
+        raise SurgeryError("Dask distributed is not installed; run: pip install distributed")
+    if scheduler is not None and workers is not None:
+        raise SurgeryError("--workers is for a cluster on this machine; --scheduler has its own")
+    with contextlib.ExitStack() as stack:
+        if scheduler is None:
+            wanted = workers or choose_workers(memory)
+            progress(f"starting {wanted} worker(s)")
+            client = stack.enter_context(_start_cluster(wanted))
+        else:
+            progress(f"connecting to {scheduler}")
+            client = stack.enter_context(_connect(scheduler))
+        yield Crew(client, _find_dashboard(client))
+
+
+def choose_workers(memory: int) -> int:
+    """How many workers this machine has cores and free memory for.
+
+    Units: memory in bytes, of one task.
+    """
+    import psutil
+    from dask.system import CPU_COUNT
+    from distributed.system import MEMORY_LIMIT
+
+    free = min(MEMORY_LIMIT, psutil.virtual_memory().available)
+    fitting = int(free * MEMORY_PART // memory) if memory else CPU_COUNT
+    return max(1, min(CPU_COUNT, fitting))
+
+
+@contextlib.contextmanager
+def _start_cluster(workers: int) -> Iterator[Client]:
+    import dask
+    from distributed import Client, LocalCluster
+    from distributed.system import MEMORY_LIMIT
+
+    # Payloads are as large as weights are, and few are under way.
+    settings = {"distributed.admin.large-graph-warning-threshold": "4GB"}
+    has_dashboard = importlib.util.find_spec("bokeh") is not None
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=MEMORY_LIMIT // workers,
+            dashboard_address="127.0.0.1:0" if has_dashboard else None,
+            silence_logs=logging.CRITICAL,
+            env=WORKER_ENVIRONMENT,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@contextlib.contextmanager
+def _connect(scheduler: str) -> Iterator[Client]:
+    import dask
+    from distributed import Client
+
+    settings = {"distributed.admin.large-graph-warning-threshold": "4GB"}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(settings))
+        try:
+            client = stack.enter_context(Client(scheduler, timeout=JOIN_SECONDS))
+        except (OSError, ValueError) as error:
+            raise SurgeryError(
+                f"--scheduler {scheduler}: {error}; the address that `dask scheduler` prints is "
+                "expected, as tcp://host:8786"
+            ) from error
+        try:
+            client.wait_for_workers(1, timeout=JOIN_SECONDS)
+        except TimeoutError as error:
+            raise SurgeryError(
+                f"--scheduler {scheduler}: no worker has joined it in {JOIN_SECONDS} s; start "
+                f"some: dask worker {scheduler} --nthreads 1"
+            ) from error
+        yield client
+
+
+def _find_dashboard(client: Client) -> str:
+    services = client.scheduler_info()["services"]
+    return str(client.dashboard_link) if "dashboard" in services else ""
+
+
+# ---- on a worker -------------------------------------------------------------------------------
+
+
+def _work(work: Callable[[T], R], payload: T, tools: str) -> _Answer[R]:
+    """Do a task, on whatever worker."""
+    if hash_tools() != tools:
+        raise SurgeryError(
+            "a worker has another surgery, or other versions of what it stands on, than the "
+            f"machine that asks; install the same. It has:\n{describe_versions()}"
+        )
+    try:
+        with _own_temporaries():
+            return _Answer(work(payload))
+    except EngineError:
+        # A runtime that died may have died of its neighbours: tried again.
+        raise
+    except SurgeryError as error:
+        return _Answer(refusal=str(error))
+
+
+@contextlib.contextmanager
+def _own_temporaries() -> Iterator[None]:
+    """Keep temporary files in the worker's own folder, which Dask clears when a worker is dead."""
+    from distributed import get_worker
+
+    with (
+        tempfile.TemporaryDirectory(dir=get_worker().local_directory, prefix="task-") as folder,
+        mock.patch.object(tempfile, "tempdir", folder),
+    ):
+        yield
+
+
+@functools.cache
+def hash_tools() -> str:
+    """The hash of this package's source and of the versions of what it stands on.
+
+    The compiled kernel is left out: machines compile it differently, and no model depends on it.
+    """
+    digest = hashlib.sha256(describe_versions().encode())
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.suffix in (".py", ".html", ".css") and path.is_file():
+            name = path.relative_to(PACKAGE).as_posix()
+            digest.update(name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def limit_threads() -> None:
+    """Let torch compute in one thread, whatever a worker's environment says."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,327 @@
+"""Datasets of frame interpolation as people have them on disk, read clip by clip.
+
+A layout is recognised by what lies in the folder. Nothing is held but the clip at hand: pictures
+are paths until a task reads them, and a video's frames are decoded as they are asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from surgery.engines.frames import from_8bit, read_png
+from surgery.errors import SurgeryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# A file, or a frame that came out of a video or travels to a worker: uint8 [H,W,3].
+Picture: TypeAlias = "Path | np.ndarray"
+
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+VIDEOS = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".y4m", ".m4v", ".mpg", ".ts"})
+# Source: the Vimeo-90K README; tri_ is for triplets, sep_ for septuplets.
+VIMEO_FRAMES = "sequences"
+VIMEO_LISTS = ("tri_testlist.txt", "sep_testlist.txt")
+# Source: the UCF101 part of the Deep Voxel Flow evaluation, as RIFE's benchmark reads it.
+UCF101_FRAMES = ("frame_00.png", "frame_01_gt.png", "frame_02.png")
+# Source: the SNU-FILM lists, a line for each triplet, paths as their authors' disks had them.
+SNU_LISTS = "test-*.txt"
+SNU_FOLDERS = (".", "eval_modes")
+SNU_ORDER = ("easy", "medium", "hard", "extreme")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clip:
+    """Two frames, and the true ones between them.
+
+    Attributes:
+        name: tells it from the others of its dataset.
+        in0: the frame at time 0.
+        in1: the frame at time 1.
+        truths: what is between, each with its timestep.
+        group: a part of the dataset with a total of its own; empty where there are none.
+    """
+
+    name: str
+    in0: Picture
+    in1: Picture
+    truths: tuple[tuple[float, Picture], ...]
+    group: str = ""
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """All of its frames, in their order."""
+        return (self.in0, *(picture for _, picture in self.truths), self.in1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A way to arrange a dataset.
+
+    Attributes:
+        name: what `--layout` takes.
+        expects: what it is known by, in words.
+        matches: whether a path looks like it.
+        read: yields the clips of a path; the number says that one of so many frames is given.
+    """
+
+    name: str
+    expects: str
+    matches: Callable[[Path], bool]
+    read: Callable[[Path, int], Iterator[Clip]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A dataset with its layout.
+
+    Attributes:
+        path: a folder, or a video.
+        layout: how it is arranged.
+        every: in a sequence, one of so many frames is given and those between are asked for.
+        limit: how many clips to read; None for all.
+    """
+
+    path: Path
+    layout: Layout
+    every: int = 2
+    limit: int | None = None
+
+    def read(self) -> Iterator[Clip]:
+        """Yield the clips, in the same order every time."""
+        return itertools.islice(self.layout.read(self.path, self.every), self.limit)
+
+
+def open_dataset(
+    path: Path, layout: str | None = None, *, every: int = 2, limit: int | None = None
+) -> Dataset:
+    """Recognise a dataset, or take it for what `layout` says.
+
+    Raises:
+        SurgeryError: there is no such path or layout, nothing in it looks like a dataset, or it
+            has no clip.
+    """
+    if not path.exists():
+        raise SurgeryError(f"--dataset {path}: no such folder or video")
+    if every < 2:
+        raise SurgeryError(f"--every {every}; 2 leaves every other frame out, and is the least")
+    if layout is not None and layout not in LAYOUTS:
+        raise SurgeryError(f"layout {layout!r}; accepted: {', '.join(LAYOUTS)}")
+    chosen = (
+        LAYOUTS[layout]
+        if layout
+        else next((one for one in LAYOUTS.values() if one.matches(path)), None)
+    )
+    expected = "\n".join(f"  {one.name}: {one.expects}" for one in LAYOUTS.values())
+    if chosen is None:
+        raise SurgeryError(f"--dataset {path} looks like no dataset; accepted:\n{expected}")
+    dataset = Dataset(path, chosen, every, limit)
+    if next(dataset.read(), None) is None:
+        raise SurgeryError(f"--dataset {path} has no clip; {chosen.name} is {chosen.expects}")
+    return dataset
+
+
+def load_picture(picture: Picture) -> np.ndarray:
+    """A frame as float32 [1,3,H,W] in 0..1.
+
+    Raises:
+        SurgeryError: the file is absent or no picture.
+    """
+    return read_png(picture) if isinstance(picture, Path) else from_8bit(picture)
+
+
+def measure_picture(picture: Picture) -> tuple[int, int]:
+    """Width and height of a frame in pixels, without reading it.
+
+    Raises:
+        SurgeryError: the file is absent or no picture.
+    """
+    if not isinstance(picture, Path):
+        return picture.shape[1], picture.shape[0]
+    from PIL import Image
+
+    try:
+        with Image.open(picture) as opened:
+            width, height = opened.size
+    except OSError as error:
+        raise SurgeryError(f"{picture} is not a picture: {error}") from error
+    return width, height
+
+
+# ---- layouts -----------------------------------------------------------------------------------
+
+
+def _make_clip(name: str, frames: Sequence[Picture], group: str = "") -> Clip:
+    """A clip of frames at equal distances: the first and the last are given."""
+    steps = len(frames) - 1
+    truths = tuple((index / steps, frames[index]) for index in range(1, steps))
+    return Clip(name, frames[0], frames[-1], truths, group)
+
+
+def _is_vimeo(path: Path) -> bool:
+    return (path / VIMEO_FRAMES).is_dir()
+
+
+def _read_vimeo(path: Path, every: int) -> Iterator[Clip]:
+    for name in _list_vimeo(path):
+        frames = sorted((path / VIMEO_FRAMES / name).glob("im*.png"))
+        if len(frames) < 3:
+            raise SurgeryError(f"{path / VIMEO_FRAMES / name} has not im1.png, im2.png and im3.png")
+        yield _make_clip(name, frames)
+
+
+def _list_vimeo(path: Path) -> list[str]:
+    """The test set where a list names it, else every sequence."""
+    for name in VIMEO_LISTS:
+        if (path / name).is_file():
+            return (path / name).read_text(encoding="utf-8").split()
+    folders = sorted((path / VIMEO_FRAMES).glob("*/*"))
+    return ["/".join(one.parts[-2:]) for one in folders if one.is_dir()]
+
+
+def _is_ucf101(path: Path) -> bool:
+    return next(_read_ucf101(path, 2), None) is not None
+
+
+def _read_ucf101(path: Path, every: int) -> Iterator[Clip]:
+    for folder in _list_folders(path):
+        frames = [folder / name for name in UCF101_FRAMES]
+        if all(frame.is_file() for frame in frames):
+            yield _make_clip(folder.name, frames)
+
+
+def _is_snu_film(path: Path) -> bool:
+    return bool(_find_snu_lists(path))
+
+
+def _find_snu_lists(path: Path) -> list[Path]:
+    found = [one for folder in SNU_FOLDERS for one in sorted((path / folder).glob(SNU_LISTS))]
+    order = {f"test-{name}": index for index, name in enumerate(SNU_ORDER)}
+    return sorted(found, key=lambda one: order.get(one.stem, len(order)))
+
+
+def _read_snu_film(path: Path, every: int) -> Iterator[Clip]:
+    for listed in _find_snu_lists(path):
+        group = listed.stem.removeprefix("test-")
+        for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), start=1):
+            names = line.split()
+            if not names:
+                continue
+            if len(names) < 3:
+                raise SurgeryError(f"{listed}, line {number}: three paths are expected")
+            frames = [_find_listed(path, name) for name in names]
+            middle = Path(names[len(names) // 2])
+            yield _make_clip(f"{group}/{middle.parent.name}/{middle.stem}", frames, group)
+
+
+def _find_listed(root: Path, name: str) -> Path:
+    """A file of a list: as much of the end of its path as there is below the dataset."""
+    parts = Path(name).parts
+    tails = (root.joinpath(*parts[start:]) for start in range(len(parts)))
+    found = next((path for path in tails if path.is_file()), None)
+    if found is None:
+        raise SurgeryError(f"{name} is listed, and lies nowhere below {root}")
+    return found
+
+
+def _is_frames(path: Path) -> bool:
+    return any(_list_pictures(folder) for folder in (path, *_list_folders(path)))
+
+
+def _read_frames(path: Path, every: int) -> Iterator[Clip]:
+    for folder in (path, *_list_folders(path)):
+        group = "" if folder == path else folder.name
+        yield from _cut(_list_pictures(folder), every, group)
+
+
+def _is_video(path: Path) -> bool:
+    return bool(_list_videos(path))
+
+
+def _read_video(path: Path, every: int) -> Iterator[Clip]:
+    videos = _list_videos(path)
+    for video in videos:
+        yield from _cut(_decode(video), every, video.stem if len(videos) > 1 else "")
+
+
+def _decode(path: Path) -> Iterator[np.ndarray]:
+    try:
+        import av
+    except ImportError as error:
+        raise SurgeryError(f"{path}: reading a video takes 'pip install av'") from error
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                yield frame.to_ndarray(format="rgb24")
+    except (av.error.FFmpegError, IndexError) as error:
+        raise SurgeryError(f"{path} is no video that PyAV reads: {error}") from error
+
+
+def _cut(frames: Iterable[Picture], every: int, group: str) -> Iterator[Clip]:
+    """Clips of a sequence: each begins with the frame that the one before it ends with."""
+    prefix = f"{group}/" if group else ""
+    window: list[Picture] = []
+    for index, frame in enumerate(frames):
+        window.append(frame)
+        if len(window) == every + 1:
+            yield _make_clip(f"{prefix}{index - every:05d}", window, group)
+            window = [frame]
+
+
+def _list_folders(path: Path) -> list[Path]:
+    # 10 comes after 9: UCF101 numbers its folders without zeros.
+    folders = [one for one in path.iterdir() if one.is_dir()] if path.is_dir() else []
+    return sorted(folders, key=lambda one: (len(one.name), one.name))
+
+
+def _list_pictures(path: Path) -> list[Picture]:
+    return [*_list_files(path, PICTURES)]
+
+
+def _list_videos(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return _list_files(path, VIDEOS)
+
+
+def _list_files(path: Path, suffixes: frozenset[str]) -> list[Path]:
+    found = path.iterdir() if path.is_dir() else iter(())
+    return sorted(one for one in found if one.suffix.lower() in suffixes)
+
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            "vimeo90k",
+            "sequences/00001/0001/im1.png to im3.png, or to im7.png; tri_testlist.txt if there is",
+            _is_vimeo,
+            _read_vimeo,
+        ),
+        Layout(
+            "ucf101",
+            "folders that hold frame_00.png, frame_01_gt.png and frame_02.png",
+            _is_ucf101,
+            _read_ucf101,
+        ),
+        Layout(
+            "snu-film",
+            "test-easy.txt, test-medium.txt, ... with three paths a line, and the frames",
+            _is_snu_film,
+            _read_snu_film,
+        ),
+        Layout("video", "a video file, or a folder of some", _is_video, _read_video),
+        Layout(
+            "frames",
+            "pictures that follow one another by name, or folders of such",
+            _is_frames,
+            _read_frames,
+        ),
+    )
+}

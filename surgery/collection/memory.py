@@ -1,0 +1,65 @@
+"""How much memory a task takes, counted from what it works on: so many workers fit a machine."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+
+from surgery.collection.plan import Recipe
+from surgery.errors import SurgeryError
+from surgery.formats.ncnn_param import NcnnGraph
+from surgery.proof.traffic import BYTES, measure_cost
+from surgery.sources.architectures import find_architecture
+from surgery.sources.find_donor import PREFIX
+
+# Measured, worker and runtime together, over a conversion and its proof: 1197 MB at 10.5 MB of
+# weights (4.15.lite) and 2486 MB at 86.7 MB (4.25.heavy). The rest is torch, onnxruntime and a
+# runtime as they are loaded, with the blobs of a proof's small frames.
+CONVERSION_BYTES = 1_050_000_000
+WEIGHT_COPIES = 18
+# Measured: a worker that runs a donor in torch, and one that waits for ncnn, with ncnn itself.
+TORCH_BYTES = 450_000_000
+NCNN_BYTES = 350_000_000
+# Convolutions in torch and ncnn unfold or transform what they read. Measured against the peak of
+# the graph, which counts blobs alone: 2 to 3 times.
+WORKSPACE = 3
+
+
+def count_conversion(recipes: Iterable[Recipe]) -> int:
+    """The most bytes that converting and proving one of the recipes takes; 0 for none."""
+    weights = max((count_weights(one) for one in recipes), default=None)
+    return 0 if weights is None else CONVERSION_BYTES + WEIGHT_COPIES * weights
+
+
+def count_weights(recipe: Recipe) -> int:
+    """The bytes of a recipe's weights as fp32, as its files or its architecture tell."""
+    if recipe.weights is not None:
+        return recipe.weights.stat().st_size
+    if recipe.random_weights is None:
+        return sum(path.stat().st_size for path in recipe.files if path.suffix != ".py")
+    known = find_architecture(recipe.donor.removeprefix(PREFIX))
+    donor = PREFIX + known.versions[0] if known else str(Path(recipe.root or "", recipe.donor))
+    return _count_parameters(donor) * BYTES
+
+
+@functools.cache
+def _count_parameters(donor: str) -> int:
+    from surgery.sources.find_donor import find_donor
+    from surgery.sources.stock import build_network
+
+    try:
+        state = build_network(find_donor(donor)).read_state()
+    except SurgeryError:
+        # Whoever converts it will say why.
+        return 0
+    return sum(tensor.numel() for tensor in state.values())
+
+
+def count_frame(graph: NcnnGraph, width: int, height: int) -> int:
+    """The bytes that one frame of a model folder's network takes, in torch or in ncnn.
+
+    Units: width and height in pixels, padded already.
+    """
+    cost = measure_cost(graph, width, height)
+    return max(TORCH_BYTES, NCNN_BYTES) + 2 * BYTES * cost.parameters + WORKSPACE * cost.peak

@@ -1,0 +1,173 @@
+"""A release folder: model folders, archives, proofs, an index, and what is needed to go on.
+
+    index.json, index.html     what there is, and what was refused and why
+    models/NAME/               the model folder
+    archives/NAME.zip          the same, to publish
+    proofs/NAME.json           every figure of its proof
+    .records/NAME.json         the key that it was made under
+
+Every file and folder appears whole. A model's record is written after all else of it, and before
+anything of it changes it is removed: whatever has a record is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from surgery.collection.make_model import Product, describe_options, render_facts
+from surgery.collection.plan import Recipe
+from surgery.errors import OutputExists
+from surgery.output import new_folder, write_file_atomically
+from surgery.versions import describe_versions
+
+INDEX, PAGE = "index.json", "index.html"
+MODELS, ARCHIVES, PROOFS, RECORDS = "models", "archives", "proofs", ".records"
+MADE, REFUSED, FAILED, WAITING = "made", "refused", "failed", "waiting"
+# The earliest that a zip can tell: its bytes depend on what is in it, and on nothing else.
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+ZIP_MODE = 0o644 << 16
+
+Row = dict[str, Any]
+
+
+class Release:
+    """A release folder, open for writing.
+
+    Attributes:
+        folder: where it lies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a folder that is a release already, or make one.
+
+        Raises:
+            OutputExists: there is something else of that name.
+        """
+        is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if is_taken and not (folder / RECORDS).is_dir():
+            raise OutputExists(f"{folder} exists and is no release; name a folder of its own")
+        self.folder = folder
+        (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+
+    def find_row(self, recipe: Recipe, key: str) -> Row | None:
+        """What is known of a model that was done under this key; None for one to be done."""
+        path = self._locate_record(recipe.name)
+        if not path.is_file():
+            return None
+        record = json.loads(path.read_text(encoding="utf-8"))
+        row: Row = record["row"]
+        if record["key"] != key or not self._is_whole(row):
+            return None
+        return row
+
+    def _is_whole(self, row: Row) -> bool:
+        """Whether the files that a row tells of are there, and nobody has changed them."""
+        if row["status"] != MADE:
+            return True
+        folder = self.folder / MODELS / row["name"]
+        wanted = {folder / name: facts for name, facts in row["files"].items()}
+        wanted[self.folder / ARCHIVES / row["archive"]["name"]] = row["archive"]
+        proof = self.folder / PROOFS / f"{row['name']}.json"
+        return proof.is_file() and all(
+            path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == facts["sha256"]
+            for path, facts in wanted.items()
+        )
+
+    def store(self, recipe: Recipe, key: str, product: Product) -> Row:
+        """Put a model in its place."""
+        self._forget(recipe.name)
+        archive = make_archive(recipe.name, product.files)
+        with new_folder(self.folder / MODELS / recipe.name, force=True) as folder:
+            for name, content in product.files.items():
+                (folder / name).write_bytes(content)
+        path = self.folder / ARCHIVES / f"{recipe.name}.zip"
+        write_file_atomically(path, archive, force=True)
+        proof = self.folder / PROOFS / f"{recipe.name}.json"
+        write_file_atomically(proof, product.proof, force=True)
+        row = {
+            **describe_recipe(recipe, MADE),
+            **product.facts,
+            "archive": {
+                "name": path.name,
+                "bytes": len(archive),
+                "sha256": hashlib.sha256(archive).hexdigest(),
+            },
+        }
+        self._remember(recipe.name, key, row)
+        return row
+
+    def refuse(self, recipe: Recipe, key: str, reason: str) -> Row:
+        """Note that a model cannot be made, which is known from now on."""
+        row = self.drop(recipe, REFUSED, reason)
+        self._remember(recipe.name, key, row)
+        return row
+
+    def drop(self, recipe: Recipe, status: str, reason: str) -> Row:
+        """Take an older model of that name away; it is not what the manifest asks for."""
+        self._forget(recipe.name)
+        shutil.rmtree(self.folder / MODELS / recipe.name, ignore_errors=True)
+        for path in (
+            self.folder / ARCHIVES / f"{recipe.name}.zip",
+            self.folder / PROOFS / f"{recipe.name}.json",
+        ):
+            path.unlink(missing_ok=True)
+        return describe_recipe(recipe, status, reason)
+
+    def find_strangers(self, recipes: Sequence[Recipe]) -> list[str]:
+        """The names of models that were made once and that the manifest asks for no more."""
+        known = {recipe.name for recipe in recipes}
+        records = sorted((self.folder / RECORDS).glob("*.json"))
+        return [path.stem for path in records if path.stem not in known]
+
+    def write_index(self, title: str, rows: Sequence[Row]) -> None:
+        """Write the index and its page."""
+        from surgery.collection.pages import render_index
+
+        index = {"title": title, "made_with": describe_versions().splitlines(), "models": rows}
+        write_file_atomically(self.folder / INDEX, render_facts(index), force=True)
+        write_file_atomically(self.folder / PAGE, render_index(index), force=True)
+
+    def _locate_record(self, name: str) -> Path:
+        return self.folder / RECORDS / f"{name}.json"
+
+    def _forget(self, name: str) -> None:
+        self._locate_record(name).unlink(missing_ok=True)
+
+    def _remember(self, name: str, key: str, row: Row) -> None:
+        record = render_facts({"key": key, "row": row})
+        write_file_atomically(self._locate_record(name), record, force=True)
+
+
+def describe_recipe(recipe: Recipe, status: str, reason: str = "") -> Row:
+    """What a row says of a model that is not, or not yet, made."""
+    return {
+        "name": recipe.name,
+        "status": status,
+        "reason": reason,
+        "donor": recipe.donor_label,
+        "weights": recipe.weights_label,
+        "variant": describe_options(recipe),
+    }
+
+
+def make_archive(name: str, files: Mapping[str, bytes]) -> bytes:
+    """A zip of a model folder; the same files make the same bytes.
+
+    Nothing is compressed: weights hardly shrink, and every zlib compresses differently.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(files):
+            entry = zipfile.ZipInfo(f"{name}/{file}", ZIP_TIME)
+            entry.external_attr = ZIP_MODE
+            # As on Unix, wherever this runs.
+            entry.create_system = 3
+            archive.writestr(entry, files[file])
+    return buffer.getvalue()

@@ -1,0 +1,346 @@
+"""The verb `score`: what donors and their conversions make of real footage."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surgery.collection.contenders import Contender, Pairing, list_folders, pair
+from surgery.collection.crew import Crew, Done, Job, Progress, open_crew
+from surgery.collection.datasets import (
+    Clip,
+    Dataset,
+    Picture,
+    load_picture,
+    measure_picture,
+    open_dataset,
+)
+from surgery.collection.measure_clips import Figure, Trial, measure_clips, run_clips
+from surgery.collection.memory import count_frame
+from surgery.collection.plan import hash_file
+from surgery.collection.tally import ClipName, Figures, Score, add_up
+from surgery.engines.frames import to_8bit
+from surgery.errors import OutputExists
+from surgery.output import write_file_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# A task takes clips up to so many pixels: opening a model is then a small part of it.
+TRIAL_PIXELS = 16 * 256 * 256
+RESULTS = ".results"
+FACTS, PAGE = "score.json", "score.html"
+WORST = 4
+
+
+def _silent(message: str) -> None:
+    """The default progress: none."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Exhibit:
+    """A clip that a model did badly on.
+
+    Attributes:
+        clip: its name.
+        timestep: of the frames.
+        truth: the true frame, uint8 [H,W,3].
+        frames: for each contender its frame, shaped alike, and what was measured of it.
+    """
+
+    clip: str
+    timestep: float
+    truth: np.ndarray
+    frames: list[tuple[str, np.ndarray, Figure]]
+
+
+def score(
+    models: Sequence[Path],
+    dataset: Path,
+    *,
+    donor: str | None = None,
+    weights: Sequence[Path] = (),
+    random_weights: int | None = None,
+    scale: float | None = None,
+    layout: str | None = None,
+    every: int = 2,
+    limit: int | None = None,
+    output: Path | None = None,
+    worst: int = WORST,
+    scheduler: str | None = None,
+    shared: bool = False,
+    workers: int | None = None,
+    progress: Progress = _silent,
+) -> Score:
+    """Measure models in ncnn, and their donors in torch, on frames that are known.
+
+    The donor of a model is found from what the folder says of itself. A contender that fails is
+    told, and stops no other.
+
+    Args:
+        models: model folders, or release folders of `collect`.
+        dataset: a folder in one of the layouts of `surgery.collection.datasets`, or a video.
+        donor: the donor, where a folder does not say.
+        weights: checkpoints of the donors; folders say which is theirs.
+        random_weights: the seed of random weights, where a folder does not say.
+        scale: of the flow, where a folder does not say.
+        layout: how the dataset is arranged; None to recognise it.
+        every: of a sequence, give one of so many frames and ask for those between.
+        limit: how many clips to take; None for all.
+        output: a folder for the figures, a page with the worst clips, and results to go on from.
+        worst: how many clips the page shows.
+        scheduler: the address of a Dask scheduler; None starts workers on this machine.
+        shared: the scheduler's workers see the same paths; otherwise files are sent along.
+        workers: how many to start here; None for as many as cores and memory allow.
+        progress: called with one line for each step.
+
+    Raises:
+        SurgeryError: a folder is no model, the dataset is none, or there are no workers.
+    """
+    opened = open_dataset(dataset, layout, every=every, limit=limit)
+    results = _Results(output)
+    send = scheduler is not None and not shared
+    progress("opening models")
+    pairings = [
+        pair(
+            folder,
+            donor=donor,
+            weights=weights,
+            random_weights=random_weights,
+            scale=scale,
+            send=send,
+        )
+        for folder in list_folders(models)
+    ]
+    contest = _Contest(opened, _tell_apart(pairings), results, send, progress)
+    memory = count_memory(pairings, opened)
+    with open_crew(scheduler, workers=workers, memory=memory, progress=progress) as crew:
+        found = contest.run(crew)
+        if output is not None:
+            progress("looking at the worst clips")
+            exhibits = contest.show(crew, found.find_worst(worst))
+            _write(output, found, exhibits)
+    return found
+
+
+def _tell_apart(pairings: Sequence[Pairing]) -> list[Pairing]:
+    """Models by their folders' names, and by the parents' too where those are the same."""
+    counts = Counter(one.model.label for one in pairings)
+    named = []
+    for one in pairings:
+        label, folder = one.model.label, one.model.folder
+        if counts[label] > 1 and folder is not None:
+            label = f"{folder.parent.parent.name}/{folder.parent.name}/{label}"
+        named.append(dataclasses.replace(one, model=dataclasses.replace(one.model, label=label)))
+    return named
+
+
+def count_memory(pairings: Sequence[Pairing], dataset: Dataset) -> int:
+    """The bytes that one task takes at most, by the size of the first clip."""
+    from surgery.proof.forms import FolderForm
+
+    width, height = measure_picture(next(dataset.read()).in0)
+    counted = []
+    for one in pairings:
+        assert one.model.folder is not None
+        padding = one.model.padding
+        padded = (-(-width // padding) * padding, -(-height // padding) * padding)
+        counted.append(count_frame(FolderForm(one.model.folder).graph, *padded))
+    return max(counted, default=0)
+
+
+class _Results:
+    """What is measured already, kept on disk by the hash of what it was measured from."""
+
+    def __init__(self, output: Path | None) -> None:
+        if output is not None and output.exists() and not (output / RESULTS).is_dir():
+            raise OutputExists(f"{output} exists and holds no scores; name a folder of its own")
+        self._folder = None if output is None else output / RESULTS
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    def find(self, key: str) -> list[list[Figure]] | None:
+        if self._folder is None or not (self._folder / f"{key}.json").is_file():
+            return None
+        listed = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
+        return [[Figure(*one) for one in clip] for clip in listed]
+
+    def keep(self, key: str, figures: Figures) -> None:
+        if self._folder is not None:
+            listed = [[dataclasses.astuple(one) for one in clip] for clip in figures]
+            write_file_atomically(self._folder / f"{key}.json", json.dumps(listed), force=True)
+
+
+class _Contest:
+    """Every contender on every clip."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        pairings: Sequence[Pairing],
+        results: _Results,
+        send: bool,
+        progress: Progress,
+    ) -> None:
+        self._dataset = dataset
+        self._pairings = pairings
+        self._results = results
+        self._send = send
+        self._progress = progress
+        found = [one for pairing in pairings for one in (pairing.donor, pairing.model)]
+        self._contenders = list(dict.fromkeys(one for one in found if one is not None))
+        self._clips: list[ClipName] = []
+        # Figures by contender and by the place of the trial in the dataset.
+        self._parts: dict[str, dict[int, Figures]] = {one.key: {} for one in self._contenders}
+        self._notes: dict[str, str] = {}
+
+    def run(self, crew: Crew) -> Score:
+        if crew.dashboard:
+            self._progress(f"the dashboard is at {crew.dashboard}")
+        for count, done in enumerate(crew.run(_measure_part, self._list_jobs()), start=1):
+            self._note(done)
+            self._progress(f"{count} trials measured, {done.job.label} last")
+        figures = {
+            one.key: self._join(one) for one in self._contenders if one.key not in self._notes
+        }
+        standings = add_up(self._pairings, self._clips, figures, self._notes)
+        labels = {one.key: one.label for one in self._contenders}
+        named = {labels[key]: value for key, value in figures.items()}
+        dataset = self._dataset
+        return Score(dataset.path.name, dataset.layout.name, self._clips, named, standings)
+
+    def _join(self, contender: Contender) -> Figures:
+        """The figures of every clip, in the order of the dataset."""
+        parts = self._parts[contender.key]
+        return [clip for place in sorted(parts) for clip in parts[place]]
+
+    def _list_jobs(self) -> Iterator[Job[tuple[int, Trial]]]:
+        """One contender after the other, so that a worker opens each once."""
+        for contender in self._contenders:
+            self._clips = []
+            for place, clips in enumerate(cut_trials(self._dataset)):
+                self._clips += [ClipName(clip.name, clip.group) for clip in clips]
+                key = make_key(contender, clips)
+                kept = self._results.find(key)
+                if kept is not None:
+                    self._parts[contender.key][place] = kept
+                elif contender.key not in self._notes:
+                    trial = Trial(contender, tuple(map(self._pack, clips)))
+                    yield Job(key, contender.label, (place, trial))
+
+    def _pack(self, clip: Clip) -> Clip:
+        return pack_clip(clip) if self._send else clip
+
+    def _note(self, done: Done[tuple[int, Trial], list[list[Figure]]]) -> None:
+        place, trial = done.job.payload
+        if done.result is None:
+            self._notes[trial.contender.key] = done.refusal or done.failure
+        else:
+            self._parts[trial.contender.key][place] = done.result
+            self._results.keep(done.job.key, done.result)
+
+    def show(self, crew: Crew, indices: Sequence[int]) -> list[Exhibit]:
+        """Compute the frames of some clips again, to be looked at."""
+        wanted = set(indices)
+        clips = {index: clip for index, clip in enumerate(self._dataset.read()) if index in wanted}
+        jobs = (
+            Job(f"show-{make_key(contender, [clips[index]])}", contender.label, (index, trial))
+            for contender in self._contenders
+            if contender.key not in self._notes
+            for index in indices
+            for trial in [Trial(contender, (self._pack(clips[index]),))]
+        )
+        frames = {
+            (done.job.payload[1].contender.key, done.job.payload[0]): done.result
+            for done in crew.run(_run_part, jobs)
+            if done.result is not None
+        }
+        return [self._exhibit(index, clips[index], frames) for index in indices]
+
+    def _exhibit(
+        self, index: int, clip: Clip, frames: Mapping[tuple[str, int], list[np.ndarray]]
+    ) -> Exhibit:
+        """The worst frame of a clip, as every contender that was asked for it made it."""
+        shown = [one for one in self._contenders if (one.key, index) in frames]
+        figures = {one.key: self._join(one)[index] for one in shown}
+        worst = min((one for listed in figures.values() for one in listed), key=_psnr)
+        made = [
+            (one.label, frames[one.key, index][at], figure)
+            for one in shown
+            for at, figure in enumerate(figures[one.key])
+            if figure.timestep == worst.timestep
+        ]
+        truth = _read(dict(clip.truths)[worst.timestep])
+        return Exhibit(clip.name, worst.timestep, truth, made)
+
+
+def _psnr(figure: Figure) -> float:
+    return figure.psnr
+
+
+def _measure_part(part: tuple[int, Trial]) -> list[list[Figure]]:
+    return measure_clips(part[1])
+
+
+def _run_part(part: tuple[int, Trial]) -> list[np.ndarray]:
+    (frames,) = run_clips(part[1])
+    return frames
+
+
+def cut_trials(dataset: Dataset) -> Iterator[list[Clip]]:
+    """The clips of a dataset, as many at a time as make a task."""
+    clips: list[Clip] = []
+    pixels = 0
+    for clip in dataset.read():
+        width, height = measure_picture(clip.in0)
+        size = width * height * len(clip.truths)
+        if clips and pixels + size > TRIAL_PIXELS:
+            yield clips
+            clips, pixels = [], 0
+        clips.append(clip)
+        pixels += size
+    if clips:
+        yield clips
+
+
+def make_key(contender: Contender, clips: Sequence[Clip]) -> str:
+    """Hash what figures depend on: a contender, and pictures by their content."""
+    facts = [
+        [clip.name, [t for t, _ in clip.truths], [_hash_picture(one) for one in clip.pictures]]
+        for clip in clips
+    ]
+    text = json.dumps([contender.key, facts])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hash_picture(picture: Picture) -> str:
+    if isinstance(picture, Path):
+        return hash_file(picture)
+    return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest()
+
+
+def pack_clip(clip: Clip) -> Clip:
+    """The clip with its pictures read, for a worker that does not see their paths."""
+    return dataclasses.replace(
+        clip,
+        in0=_read(clip.in0),
+        in1=_read(clip.in1),
+        truths=tuple((timestep, _read(picture)) for timestep, picture in clip.truths),
+    )
+
+
+def _read(picture: Picture) -> np.ndarray:
+    return to_8bit(load_picture(picture))
+
+
+def _write(output: Path, found: Score, exhibits: Sequence[Exhibit]) -> None:
+    from surgery.collection.pages import render_score
+
+    facts = json.dumps(found.to_facts(), indent=1) + "\n"
+    write_file_atomically(output / FACTS, facts, force=True)
+    write_file_atomically(output / PAGE, render_score(found, exhibits), force=True)
