@@ -40,6 +40,8 @@ RETRIES = 2
 # Beside what the workers work at, so that none of them waits for the client.
 SPARE_JOBS = 1
 JOIN_SECONDS = 60
+# Payloads are as large as weights are, and few are under way.
+SETTINGS = {"distributed.admin.large-graph-warning-threshold": "4GB"}
 # What of a machine's free memory its workers may be counted to need together.
 MEMORY_PART = 0.8
 # One thread for each task: its results depend on no number of cores, and tasks fill the machine.
@@ -91,11 +93,13 @@ class Crew:
     """Workers to give tasks to.
 
     Attributes:
+        address: the scheduler's.
         dashboard: the address of the scheduler's page; empty where it has none.
     """
 
     def __init__(self, client: Client, dashboard: str) -> None:
         """Lead the workers of a connected client."""
+        self.address = str(client.scheduler_info()["address"])
         self.dashboard = dashboard
         self._client = client
 
@@ -218,16 +222,14 @@ def _start_cluster(workers: int) -> Iterator[Client]:
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT
 
-    # Payloads are as large as weights are, and few are under way.
-    settings = {"distributed.admin.large-graph-warning-threshold": "4GB"}
-    has_dashboard = importlib.util.find_spec("bokeh") is not None
     with (
-        dask.config.set(settings),
+        _quiet_logs(),
+        dask.config.set(SETTINGS),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=MEMORY_LIMIT // workers,
-            dashboard_address="127.0.0.1:0" if has_dashboard else None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
             env=WORKER_ENVIRONMENT,
         ) as cluster,
@@ -241,9 +243,9 @@ def _connect(scheduler: str) -> Iterator[Client]:
     import dask
     from distributed import Client
 
-    settings = {"distributed.admin.large-graph-warning-threshold": "4GB"}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set(settings))
+        stack.enter_context(_quiet_logs())
+        stack.enter_context(dask.config.set(SETTINGS))
         try:
             client = stack.enter_context(Client(scheduler, timeout=JOIN_SECONDS))
         except (OSError, ValueError) as error:
@@ -261,9 +263,22 @@ def _connect(scheduler: str) -> Iterator[Client]:
         yield client
 
 
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Dask logs every worker that dies; what follows from that is told by whoever asked."""
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _find_dashboard(client: Client) -> str:
-    services = client.scheduler_info()["services"]
-    return str(client.dashboard_link) if "dashboard" in services else ""
+    """A scheduler without Bokeh serves a page that says so, and no dashboard."""
+    has_pages = client.run_on_scheduler(importlib.util.find_spec, "bokeh") is not None
+    return str(client.dashboard_link) if has_pages else ""
 
 
 # ---- on a worker -------------------------------------------------------------------------------

@@ -1,0 +1,150 @@
+"""The crew: what becomes of tasks that return, refuse, raise, and take their worker down."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from surgery.collection import crew as crews
+from surgery.collection.crew import SPARE_JOBS, Crew, Job, choose_workers, open_crew
+from surgery.errors import EngineError, SurgeryError
+
+# Workers cannot import a test: what they are to run travels with the task.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def _double(number: int) -> int:
+    return 2 * number
+
+
+def _refuse(folder: str) -> None:
+    _count_call(folder)
+    raise SurgeryError("no such donor")
+
+
+def _stumble(folder: str) -> int:
+    if _count_call(folder) < 2:
+        raise EngineError("it crashed (SIGSEGV)")
+    return 1
+
+
+def _fall(folder: str) -> None:
+    _count_call(folder)
+    raise ValueError("a bug")
+
+
+def _die_once(folder: str) -> int:
+    if _count_call(folder) == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def _die(folder: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _count_call(folder: str) -> int:
+    """How many calls there were before this one."""
+    before = len(list(Path(folder).iterdir()))
+    (Path(folder) / str(before)).touch()
+    return before
+
+
+def _leave_temporary(_: object) -> str:
+    return tempfile.mkdtemp()
+
+
+def test_results_come_back_with_their_jobs(crew: Crew) -> None:
+    jobs = [Job(f"double-{number}", str(number), number) for number in range(7)]
+    results = {done.job.label: done.result for done in crew.run(_double, jobs)}
+    assert results == {str(number): 2 * number for number in range(7)}
+
+
+def test_jobs_are_asked_for_as_workers_become_free(crew: Crew) -> None:
+    asked = 0
+
+    def list_jobs() -> Iterator[Job[int]]:
+        nonlocal asked
+        for number in range(12):
+            asked += 1
+            yield Job(f"lazy-{number}", "", number)
+
+    ahead = [asked - count for count, _ in enumerate(crew.run(_double, list_jobs()))]
+    assert len(ahead) == 12
+    assert max(ahead) <= crew.count_workers() + SPARE_JOBS
+
+
+def test_a_refusal_is_a_result_and_is_not_tried_again(crew: Crew, tmp_path: Path) -> None:
+    (done,) = crew.run(_refuse, [Job("refuse", "", str(tmp_path))])
+    assert (done.result, done.refusal, done.failure) == (None, "no such donor", "")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_engine_that_crashes_is_tried_again(crew: Crew, tmp_path: Path) -> None:
+    (done,) = crew.run(_stumble, [Job("stumble", "", str(tmp_path))])
+    assert (done.result, done.failure) == (1, "")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_raises_every_time_is_a_failure_with_its_words(crew: Crew, tmp_path: Path) -> None:
+    (done,) = crew.run(_fall, [Job("fall", "", str(tmp_path))])
+    assert (done.result, done.refusal, done.failure) == (None, "", "ValueError: a bug")
+    assert len(list(tmp_path.iterdir())) == 1 + crews.RETRIES
+
+
+def test_a_worker_that_is_killed_costs_its_task_and_not_the_run(crew: Crew, tmp_path: Path) -> None:
+    (done,) = crew.run(_die_once, [Job("die-once", "", str(tmp_path))])
+    assert done.result not in (None, os.getpid())
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_task_that_kills_every_worker_is_given_up(crew: Crew, tmp_path: Path) -> None:
+    (done,) = crew.run(_die, [Job("die", "", str(tmp_path))])
+    assert "every worker that tried it died" in done.failure
+    # The others go on.
+    (alive,) = crew.run(_double, [Job("after", "", 4)])
+    assert alive.result == 8
+
+
+def test_temporary_files_lie_in_the_workers_folder_and_go_with_the_task(crew: Crew) -> None:
+    (done,) = crew.run(_leave_temporary, [Job("temporary", "", None)])
+    assert done.result is not None
+    assert "dask-scratch-space" in done.result
+    assert not Path(done.result).exists()
+
+
+def test_a_worker_with_other_tools_is_told(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crews, "hash_tools", lambda: "of another version")
+    (done,) = crew.run(_double, [Job("other-tools", "", 1)])
+    assert "a worker has another surgery" in done.failure
+    assert "torch" in done.failure
+
+
+def test_workers_are_as_many_as_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dask.system.CPU_COUNT", 8)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10_000_000_000)
+    monkeypatch.setattr(
+        "psutil.virtual_memory", lambda: type("Memory", (), {"available": 20_000_000_000})
+    )
+    assert choose_workers(0) == 8
+    assert choose_workers(100_000_000) == 8
+    assert choose_workers(2_500_000_000) == 3
+    assert choose_workers(50_000_000_000) == 1
+
+
+def test_a_scheduler_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crews, "JOIN_SECONDS", 1)
+    with (
+        pytest.raises(SurgeryError, match=r"--scheduler tcp://127.0.0.1:9: .*dask scheduler"),
+        open_crew("tcp://127.0.0.1:9"),
+    ):
+        pass
+    with pytest.raises(SurgeryError, match="has its own"), open_crew("tcp://x:1", workers=2):
+        pass

