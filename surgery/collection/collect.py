@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from surgery.collection.crew import Crew, Done, Job, Progress, open_crew
+from surgery.collection.crew import Crew, Done, Job, open_crew
 from surgery.collection.make_model import Order, Product, make_model, make_order
 from surgery.collection.manifest import read_manifest
 from surgery.collection.memory import count_conversion
@@ -21,10 +21,7 @@ from surgery.collection.release import (
     Row,
     describe_recipe,
 )
-
-
-def _silent(message: str) -> None:
-    """The default progress: none."""
+from surgery.progress import Progress, silent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +57,7 @@ def collect(
     scheduler: str | None = None,
     shared: bool = False,
     workers: int | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Collection:
     """Convert and prove every model of a manifest; `output` becomes or stays a release folder.
 

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from unittest import mock
 
 from surgery.errors import EngineError, SurgeryError
+from surgery.progress import Progress, silent
 from surgery.versions import describe_versions
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-Progress = Callable[[str], None]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -40,8 +40,12 @@ RETRIES = 2
 # Beside what the workers work at, so that none of them waits for the client.
 SPARE_JOBS = 1
 JOIN_SECONDS = 60
-# Payloads are as large as weights are, and few are under way.
-SETTINGS = {"distributed.admin.large-graph-warning-threshold": "4GB"}
+SETTINGS = {
+    # Payloads are as large as weights are, and few are under way.
+    "distributed.admin.large-graph-warning-threshold": "4GB",
+    # A worker that died starts again; a busy machine takes its time for that.
+    "distributed.deploy.lost-worker-timeout": "60s",
+}
 # What of a machine's free memory its workers may be counted to need together.
 MEMORY_PART = 0.8
 # One thread for each task: its results depend on no number of cores, and tasks fill the machine.
@@ -173,7 +177,7 @@ def open_crew(
     *,
     workers: int | None = None,
     memory: int = 0,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> Iterator[Crew]:
     """Yield the workers of a scheduler, or those of a cluster that is started here and ends here.
 
@@ -235,6 +239,8 @@ def _start_cluster(workers: int) -> Iterator[Client]:
         ) as cluster,
         Client(cluster) as client,
     ):
+        # A worker that dies while it starts is given up by its nanny: this makes up the number.
+        cluster.adapt(minimum=workers, maximum=workers)
         yield client
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgery.collection.contenders import Contender, Pairing, list_folders, pair
-from surgery.collection.crew import Crew, Done, Job, Progress, open_crew
+from surgery.collection.crew import Crew, Done, Job, open_crew
 from surgery.collection.datasets import (
     Clip,
     Dataset,
@@ -27,6 +27,7 @@ from surgery.collection.tally import ClipName, Figures, Score, add_up
 from surgery.engines.frames import to_8bit
 from surgery.errors import OutputExists
 from surgery.output import write_file_atomically
+from surgery.progress import Progress, silent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,10 +37,6 @@ TRIAL_PIXELS = 16 * 256 * 256
 RESULTS = ".results"
 FACTS, PAGE = "score.json", "score.html"
 WORST = 4
-
-
-def _silent(message: str) -> None:
-    """The default progress: none."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +72,7 @@ def score(
     scheduler: str | None = None,
     shared: bool = False,
     workers: int | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Score:
     """Measure models in ncnn, and their donors in torch, on frames that are known.
 

@@ -10,8 +10,14 @@ from surgery.proof import tolerances
 from surgery.proof.tolerances import EIGHT_BIT_PSNR_CAP, Metric, Tolerance
 
 EVERY_TOLERANCE = [value for value in vars(tolerances).values() if isinstance(value, Tolerance)]
-# A whole level of 8 bits at most; of a pixel so little that no value changes by a level.
-MOST = {Metric.MAX_ABS: 1e-3, Metric.MAX_LEVELS: 1.0, Metric.MAX_PIXELS: 0.02}
+# A whole level of 8 bits at most; of a pixel so little that no value changes by a level; of a score
+# what no table of scores would show.
+MOST = {
+    Metric.MAX_ABS: 1e-3,
+    Metric.MAX_LEVELS: 1.0,
+    Metric.MAX_PIXELS: 0.02,
+    Metric.MAX_DB: 0.01,
+}
 
 
 def test_there_are_tolerances() -> None:

