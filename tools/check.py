@@ -9,7 +9,18 @@ import argparse
 import sys
 from typing import Protocol
 
-from checks import conversions, donors, doors, first_layer, layers, mutants, no_false_alarm, passes
+from checks import (
+    collect,
+    conversions,
+    donors,
+    doors,
+    first_layer,
+    layers,
+    mutants,
+    no_false_alarm,
+    passes,
+    score,
+)
 
 
 class Command(Protocol):
@@ -23,6 +34,7 @@ class Command(Protocol):
 
 
 COMMANDS: dict[str, Command] = {
+    "collect": collect,
     "conversions": conversions,
     "donors": donors,
     "doors": doors,
@@ -31,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "mutants": mutants,
     "no-false-alarm": no_false_alarm,
     "passes": passes,
+    "score": score,
 }
 
 

@@ -91,7 +91,7 @@ class Score:
     dataset: str
     layout: str
     clips: list[ClipName]
-    figures: dict[str, Figures]
+    figures: Mapping[str, Figures]
     standings: list[Standing]
 
     def find_worst(self, count: int) -> list[int]:

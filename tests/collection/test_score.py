@@ -53,8 +53,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(CLIPS):
         (sample,) = make_samples([SIZE], [0.5], number + 1)
         folder = shelf / "vimeo" / "sequences" / "00001" / f"{number + 1:04d}"
-        for name, frame in enumerate((sample.in0, sample.draw_truth(), sample.in1), start=1):
-            write_png(folder / f"im{name}.png", frame)
+        for index, frame in enumerate((sample.in0, sample.draw_truth(), sample.in1), start=1):
+            write_png(folder / f"im{index}.png", frame)
     return shelf
 
 
