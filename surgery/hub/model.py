@@ -46,7 +46,9 @@ class HubMetadata:
     """What a hub model says about itself.
 
     Attributes:
-        kind: `v4` for the single network with inputs in0, in1 and in2.
+        kind: `v4` for a single network, `v1` or `v2` for three (`surgery.hub.networks`); all have
+            the inputs in0, in1 and in2. What three networks are cut into is a kind of its own:
+            `flownet`, `contextnet`, `fusionnet`.
         timestep: `plane` when `in2` is obeyed, `fixed 0.5` when the donor knows no other.
         padding: height and width must be multiples of this many pixels.
         scale_list: the resolution each block works at, as the donor's divisors.

@@ -8,6 +8,7 @@ input's, exact because every factor is a power of two or a small ratio.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 
 # Scales arrive as float32; no sensible one has a larger denominator.
 MAX_DENOMINATOR = 4096
+# What the size of an input is called that is a part of the frame's: `H/2`. All others are whole.
+_PART = re.compile(r"[HW]/(\d+)")
+# Of one pixel, whatever the frame's size is: what a global pooling leaves.
+ONE_PIXEL = Fraction(0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """Channels, and height and width as fractions of the model input's."""
+    """Channels, and height and width as fractions of the frame's; ONE_PIXEL is one pixel."""
 
     channels: int
     height: Fraction
@@ -49,7 +54,9 @@ def infer_extents(graph: gs.Graph) -> dict[str, Extent]:
         HubError: an operator is not part of the hub dialect, or operands do not fit together.
     """
     extents = {
-        tensor.name: Extent(int(tensor.shape[ops.CHANNEL_AXIS]), Fraction(1), Fraction(1))
+        tensor.name: Extent(
+            int(tensor.shape[ops.CHANNEL_AXIS]), *(_read_part(size) for size in tensor.shape[2:])
+        )
         for tensor in graph.inputs
     }
     for node in graph.nodes:
@@ -67,6 +74,17 @@ def infer_extents(graph: gs.Graph) -> dict[str, Extent]:
     return extents
 
 
+def name_sizes(extent: Extent) -> list[str]:
+    """Call the height and width of an input by its part of the frame: `H/2`, `W/2`."""
+    parts = (("H", extent.height), ("W", extent.width))
+    return [side if part == 1 else f"{side}/{1 / part}" for side, part in parts]
+
+
+def _read_part(size: object) -> Fraction:
+    match = _PART.fullmatch(size) if isinstance(size, str) else None
+    return Fraction(1, int(match[1])) if match else Fraction(1)
+
+
 def exact_fraction(factor: float) -> Fraction:
     """Read a float32 factor as the small fraction that it stands for."""
     return Fraction(factor).limit_denominator(MAX_DENOMINATOR)
@@ -77,7 +95,8 @@ def _same(node: gs.Node, operands: list[Extent]) -> Extent:
 
 
 def _broadcast(node: gs.Node, operands: list[Extent]) -> Extent:
-    sizes = {(extent.height, extent.width) for extent in operands}
+    largest = max(operands, key=lambda extent: extent.height)
+    sizes = {(extent.height, extent.width) for extent in operands if extent.height != ONE_PIXEL}
     if len(sizes) > 1:
         raise ValueError(f"operands of different sizes {sorted(map(str, sizes))}")
     channels = max(extent.channels for extent in operands)
@@ -87,7 +106,7 @@ def _broadcast(node: gs.Node, operands: list[Extent]) -> Extent:
             channels = max(channels, _constant_channels(array))
     if any(extent.channels not in (1, channels) for extent in operands):
         raise ValueError(f"channels {[extent.channels for extent in operands]} do not broadcast")
-    return dataclasses.replace(operands[0], channels=channels)
+    return dataclasses.replace(largest, channels=channels)
 
 
 def _constant_channels(array: np.ndarray) -> int:
@@ -184,6 +203,10 @@ def _depth_to_space(node: gs.Node, operands: list[Extent]) -> Extent:
     return dataclasses.replace(grown, channels=channels)
 
 
+def _global_average(node: gs.Node, operands: list[Extent]) -> Extent:
+    return Extent(operands[0].channels, ONE_PIXEL, ONE_PIXEL)
+
+
 def _warp(node: gs.Node, operands: list[Extent]) -> Extent:
     image, flow = operands
     if flow.channels != 2:
@@ -201,6 +224,7 @@ RULES: dict[str, Rule] = {
     "ConvTranspose": _conv_transpose,
     "DepthToSpace": _depth_to_space,
     "Div": _broadcast,
+    "GlobalAveragePool": _global_average,
     "Identity": _same,
     "LeakyRelu": _same,
     "Mul": _broadcast,

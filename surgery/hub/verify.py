@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgery.errors import HubError
 from surgery.hub import model as hub_model
-from surgery.hub import ops, shapes, warp
+from surgery.hub import networks, ops, shapes, warp
 
 if TYPE_CHECKING:
     import onnx
 
 TIMESTEPS = ("plane", "fixed 0.5")
+KINDS = ("v4", *networks.KINDS)
 
 
 def read_hub(path: Path) -> onnx.ModelProto:
@@ -74,13 +76,11 @@ def verify_open(model: hub_model.HubModel) -> None:
     if faults:
         _refuse(faults)
     extents = shapes.infer_extents(model.graph)  # refuses operators, sizes and flows
-    output = extents[hub_model.V4_OUTPUT]
-    if output != shapes.Extent(3, Fraction(1), Fraction(1)):
-        faults.append(
-            f"out0 has {output.channels} channels at {output.height} x {output.width} "
-            "of the input's size; 3 channels at full size are expected"
-        )
-    faults += [*_check_in2(model), *_check_precision(model)]
+    if model.metadata.kind in networks.NETWORKS:
+        faults += _check_ports(model, extents)
+    else:
+        faults += [*_check_output(extents), *_check_in2(model), *_check_boundary(model, extents)]
+    faults += _check_precision(model)
     found = sum(1 for _ in model.warps())
     if found != model.metadata.warps:
         faults.append(f"{found} rife::Warp nodes; the donor calls {model.metadata.warps} warps")
@@ -115,8 +115,10 @@ def _check_names(model: onnx.ModelProto) -> list[str]:
 
 def _check_interface(model: hub_model.HubModel) -> list[str]:
     metadata = model.metadata
-    if metadata.kind != "v4":
-        return [f"kind {metadata.kind!r}; v4 is accepted"]
+    if metadata.kind in networks.NETWORKS:
+        return _check_names_of_ports(model)
+    if metadata.kind not in KINDS:
+        return [f"kind {metadata.kind!r}; accepted: {', '.join(KINDS)}"]
     faults = [
         f"{tensor.name} has the shape {tensor.shape}; [1,C,H,W] is expected"
         for tensor in model.graph.inputs
@@ -138,6 +140,57 @@ def _check_interface(model: hub_model.HubModel) -> list[str]:
         if any(not isinstance(size, str) for size in tensor.shape[2:]):
             faults.append(f"{tensor.name} has the fixed size {tensor.shape[2:]}; H and W are free")
     return faults
+
+
+def _check_output(extents: Mapping[str, shapes.Extent]) -> list[str]:
+    output = extents[hub_model.V4_OUTPUT]
+    if output == shapes.Extent(3, Fraction(1), Fraction(1)):
+        return []
+    return [
+        f"out0 has {output.channels} channels at {output.height} x {output.width} "
+        "of the input's size; 3 channels at full size are expected"
+    ]
+
+
+def _check_boundary(
+    model: hub_model.HubModel, extents: Mapping[str, shapes.Extent]
+) -> Iterator[str]:
+    """What a model of three networks is cut along."""
+    if model.metadata.kind not in networks.KINDS:
+        return
+    missing = [name for name in networks.BOUNDARY if name not in extents]
+    if missing:
+        yield f"kind {model.metadata.kind} without {', '.join(missing)}; it is cut along them"
+        return
+    wanted = networks.Port((networks.KINDS[model.metadata.kind],), Fraction(1, 2))
+    if not wanted.accepts(extents[networks.FLOW]):
+        yield f"flow is {_describe(extents[networks.FLOW])}; {_describe_port(wanted)} is expected"
+    if model.metadata.timestep == "plane":
+        yield "three networks, and timestep 'plane'; they know 'fixed 0.5' alone"
+
+
+def _check_names_of_ports(model: hub_model.HubModel) -> list[str]:
+    interface = networks.INTERFACES[model.metadata.kind]
+    found = [[tensor.name for tensor in model.graph.inputs]]
+    found.append([tensor.name for tensor in model.graph.outputs])
+    wanted = [list(interface.inputs), list(interface.outputs)]
+    return [] if found == wanted else [f"inputs and outputs {found}; {wanted} are expected"]
+
+
+def _check_ports(model: hub_model.HubModel, extents: Mapping[str, shapes.Extent]) -> Iterator[str]:
+    interface = networks.INTERFACES[model.metadata.kind]
+    for name, port in {**interface.inputs, **interface.outputs}.items():
+        if not port.accepts(extents[name]):
+            yield f"{name} is {_describe(extents[name])}; {_describe_port(port)} is expected"
+
+
+def _describe(extent: shapes.Extent) -> str:
+    return f"{extent.channels} channels at {extent.height} x {extent.width} of the frame's size"
+
+
+def _describe_port(port: networks.Port) -> str:
+    channels = " or ".join(map(str, port.channels)) or "any number of"
+    return f"{channels} channels" + (f" at {port.part} of it" if port.part else "")
 
 
 def _check_precision(model: hub_model.HubModel) -> list[str]:

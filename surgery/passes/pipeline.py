@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from surgery.errors import HubError
+from surgery.hub import networks
 from surgery.hub.model import HubModel
 from surgery.hub.verify import verify_open
 from surgery.passes.compose_resizes import compose_resizes
@@ -97,7 +99,8 @@ DENSE: tuple[Pass, ...] = (Pass(ungroup_convolutions),)
 def run_passes(model: HubModel, passes: Sequence[Pass]) -> dict[str, int]:
     """Run passes in order, again until none edits anything, verifying the hub after each.
 
-    Passes rely on what the hub promises, so the hub is verified before the first one, too.
+    Passes rely on what the hub promises, so the hub is verified before the first one, too. Three
+    networks are rewritten one by one: what they hand on to each other stays.
 
     Returns the number of edits by pass name.
 
@@ -107,6 +110,8 @@ def run_passes(model: HubModel, passes: Sequence[Pass]) -> dict[str, int]:
     """
     model.graph.cleanup()
     verify_open(model)
+    if model.metadata.kind in networks.KINDS:
+        return _run_on_networks(model, passes)
     edits = dict.fromkeys((p.name for p in passes), 0)
     done: list[str] = []
     for _ in range(MAX_ROUNDS):
@@ -124,6 +129,17 @@ def run_passes(model: HubModel, passes: Sequence[Pass]) -> dict[str, int]:
         if sum(edits.values()) == before:
             return edits
     raise HubError(f"the passes still edit after {MAX_ROUNDS} rounds: {edits}")
+
+
+def _run_on_networks(model: HubModel, passes: Sequence[Pass]) -> dict[str, int]:
+    edits: Counter[str] = Counter()
+    cut = networks.cut_networks(model)
+    for one in cut.values():
+        edits.update(run_passes(one, passes))
+    joined = networks.join_networks(cut, model.metadata)
+    verify_open(joined)
+    model.graph, model.metadata = joined.graph, joined.metadata
+    return dict(edits)
 
 
 def _run_pass(model: HubModel, one: Pass) -> int:

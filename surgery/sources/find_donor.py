@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from surgery.errors import CheckpointError, DonorError
 from surgery.sources.architectures import Architecture, describe_tensors, recognise
 from surgery.sources.checkpoint import SUFFIXES, read_checkpoint
+from surgery.sources.three_networks import find_model_file
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +53,8 @@ class Donor:
         weights: the weights that were found beside it.
         second_stage: run the refinement that stock source of 4.0 to 4.4 has and its authors leave
             out (`fastmode=False`).
+        has_three_networks: whether the source is the file of a `Model` with three networks, RIFE
+            1.x to 3.1, instead of an IFNet's.
     """
 
     source: Path
@@ -59,6 +62,7 @@ class Donor:
     label: str
     weights: Path | None = None
     second_stage: bool = False
+    has_three_networks: bool = False
 
     @property
     def sha256(self) -> str:
@@ -96,7 +100,16 @@ def find_donor(text: str, *, weights: Path | None = None, arch: str = "") -> Don
         return _find_for_weights(path, arch)
     if path.suffix != ".py":
         raise DonorError(f"{text} is not Python source; {ACCEPTED}")
-    return Donor(path, read_version(path), path.name, _find_weights(path.parent))
+    return _prefer_model(Donor(path, read_version(path), path.name, _find_weights(path.parent)))
+
+
+def _prefer_model(donor: Donor) -> Donor:
+    """Of an IFNet that is one of three networks, the file that has them play together."""
+    model = find_model_file(donor.source)
+    if model is None:
+        return donor
+    label = donor.label.removesuffix(donor.source.name) + model.name
+    return dataclasses.replace(donor, source=model, label=label, has_three_networks=True)
 
 
 def list_versions() -> dict[str, Path]:
@@ -142,7 +155,7 @@ def _find_in_folder(folder: Path, weights: Path | None) -> Donor:
     weights = weights or _find_weights(source.parent) or _find_weights(folder)
     source = _choose_paper_source(source, weights)
     name = source.resolve().relative_to(folder.resolve().parent).as_posix()
-    return Donor(source, read_version(source), name, weights)
+    return _prefer_model(Donor(source, read_version(source), name, weights))
 
 
 def _find_only_source(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ import torch
 
 from surgery.errors import DonorError
 from surgery.hub import model as hub_model
+from surgery.hub import networks
 from surgery.hub import warp as hub_warp
 from surgery.hub.model import HubMetadata, HubModel, from_onnx
 from surgery.hub.verify import verify_hub
@@ -26,6 +27,11 @@ from surgery.sources.branches import ChosenBranches, summarise_decisions
 from surgery.sources.find_donor import Donor
 from surgery.sources.fold_sizes import fold_sizes
 from surgery.sources.name_modules import name_after_modules
+from surgery.sources.three_networks import (
+    HandingOn,
+    ThreeNetworks,
+    list_handed,
+)
 from surgery.sources.tidy_export import tidy_export
 
 Exporter = Literal["torchscript", "dynamo"]
@@ -35,9 +41,16 @@ TRACE_PADDINGS = (2, 3)
 
 
 def export_network(
-    network: torch.nn.Module, padding: int, exporter: str = "torchscript"
+    network: torch.nn.Module,
+    padding: int,
+    exporter: str = "torchscript",
+    *,
+    inner: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """Trace `forward(in0, in1, in2) -> out0` with dynamic height and width.
+
+    A forward that returns more than the frame has names for it in `inner`: these tensors are no
+    outputs of the graph, but keep their names in it.
 
     The result is tidy: constants are initializers, every node is named after the torch module it
     came from, and nothing names a path of this machine.
@@ -53,10 +66,11 @@ def export_network(
     )
     export = _export_torchscript if exporter == "torchscript" else _export_dynamo
     with torch.no_grad(), _without_noise(), _explain_failure(exporter):
-        model = export(network.eval(), example, padding)
+        model = export(network.eval(), example, padding, [hub_model.V4_OUTPUT, *inner])
     fold_sizes(model)
     _restore_inputs(model)
     name_after_modules(model)
+    del model.graph.output[1:]
     tidy_export(model)
     return model
 
@@ -76,7 +90,10 @@ def _restore_inputs(model: onnx.ModelProto) -> None:
 
 
 def _export_torchscript(
-    network: torch.nn.Module, example: tuple[torch.Tensor, ...], padding: int
+    network: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    padding: int,
+    outputs: Sequence[str],
 ) -> onnx.ModelProto:
     torch_warp.register_symbolic(hub_model.OPSET)
     file: Any = io.BytesIO()  # taken, though torch's annotation knows paths alone
@@ -89,14 +106,17 @@ def _export_torchscript(
         opset_version=hub_model.OPSET,
         custom_opsets={hub_warp.DOMAIN: hub_warp.VERSION},
         input_names=INPUT_NAMES,
-        output_names=[hub_model.V4_OUTPUT],
-        dynamic_axes=dict.fromkeys((*INPUT_NAMES, hub_model.V4_OUTPUT), axes),
+        output_names=list(outputs),
+        dynamic_axes=dict.fromkeys((*INPUT_NAMES, *outputs), axes),
     )
     return onnx.load_from_string(file.getvalue())
 
 
 def _export_dynamo(
-    network: torch.nn.Module, example: tuple[torch.Tensor, ...], padding: int
+    network: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    padding: int,
+    outputs: Sequence[str],
 ) -> onnx.ModelProto:
     # Stated as multiples of the padding, the sizes satisfy every resize without a guard.
     axes = {2: padding * torch.export.Dim("h"), 3: padding * torch.export.Dim("w")}
@@ -106,7 +126,7 @@ def _export_dynamo(
         dynamo=True,
         opset_version=hub_model.OPSET,
         input_names=INPUT_NAMES,
-        output_names=[hub_model.V4_OUTPUT],
+        output_names=list(outputs),
         dynamic_shapes=tuple(axes for _ in example),
         custom_translation_table=torch_warp.translation_table(),
         verbose=False,
@@ -197,10 +217,11 @@ def export_hub(
     if exporter == "dynamo":
         _refuse_branches(network, donor.label)
     with stock.forbid_grid_sample(), ChosenBranches() as branches:
-        graph = export_network(network, network.padding, exporter)
+        graph, kind = _export_stock(network, exporter)
     baked = summarise_decisions(branches.decisions)
     architecture = network.architecture
     metadata = HubMetadata(
+        kind=kind,
         timestep=network.timestep,
         padding=network.padding,
         scale_list=network.scale_list,
@@ -218,5 +239,18 @@ def export_hub(
     )
     onnx.helper.set_model_props(graph, metadata.to_properties())
     model = from_onnx(graph)
+    if kind in networks.KINDS:
+        # Joined again, the two calls of contextnet share their weights.
+        model = networks.join_networks(networks.cut_networks(model), metadata)
     verify_hub(model.to_onnx())
     return model
+
+
+def _export_stock(network: stock.StockNetwork, exporter: str) -> tuple[onnx.ModelProto, str]:
+    """Export a stock network, and say which kind of hub model it makes."""
+    if not isinstance(network.net, ThreeNetworks):
+        return export_network(network, network.padding, exporter), network.kind
+    kind = network.kind
+    handing_on = HandingOn(network.net, kind)
+    inner = list_handed(kind)
+    return export_network(handing_on, network.padding, exporter, inner=inner), kind

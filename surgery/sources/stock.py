@@ -50,6 +50,12 @@ from surgery.sources.load_source import (
     without_accelerators,
 )
 from surgery.sources.read_recipe import Recipe, find_recipe
+from surgery.sources.three_networks import (
+    PADDING,
+    ThreeNetworks,
+    check_handing_on,
+    construct_networks,
+)
 from surgery.sources.torch_warp import call_warp
 from surgery.sources.watch_forward import read_attributes, refuse_memory, watch_forward
 
@@ -88,12 +94,14 @@ class StockNetwork(torch.nn.Module):
         reads: the names of the tensors that forward reads.
         averages_directions: whether blocks run twice, as in an ensemble, asked for or built in.
         calling: how the stock forward is called.
+        kind: of the hub model that it makes, `v4` or one of `surgery.hub.networks.KINDS`.
     """
 
     net: torch.nn.Module
     warp_count: int
     reads: frozenset[str]
     averages_directions: bool
+    kind = "v4"
 
     def __init__(
         self,
@@ -119,7 +127,9 @@ class StockNetwork(torch.nn.Module):
         self._source = source
         self.calling = calling
         # Until it is known what forward reads, the larger padding serves.
-        self.padding = compute_padding(scale_list, refines=hasattr(net, REFINEMENT))
+        least = PADDING if donor.has_three_networks else 1
+        refines = hasattr(net, REFINEMENT)
+        self.padding = math.lcm(least, compute_padding(scale_list, refines=refines))
         before = read_attributes(net)
         self.calling = dataclasses.replace(
             calling, timestep=choose_timestep(calling, net, self.padding)
@@ -130,7 +140,7 @@ class StockNetwork(torch.nn.Module):
         self.calling = dataclasses.replace(self.calling, image=watched.image)
         refuse_memory(before, net, donor.label)
         refines = any(name.startswith(REFINEMENT + ".") for name in self.reads)
-        self.padding = compute_padding(scale_list, refines=refines)
+        self.padding = math.lcm(least, compute_padding(scale_list, refines=refines))
 
     @property
     def timestep(self) -> str:
@@ -222,6 +232,8 @@ def build_network(
         has_own_warp=warp is None,
     )
     _check_warp_count(network)
+    if isinstance(network.net, ThreeNetworks):
+        network.kind = check_handing_on(network.net, donor.label)
     if ensemble and ENSEMBLE not in constructor:
         _check_symmetry(network)
     return network.eval()
@@ -230,9 +242,11 @@ def build_network(
 def _construct(
     source: LoadedSource, donor: Donor, scale: float, ensemble: bool
 ) -> tuple[torch.nn.Module, frozenset[str]]:
-    constructor = _find_class(source.module, donor)
     try:
         with without_accelerators():
+            if donor.has_three_networks:
+                return construct_networks(source.module, donor.label), frozenset()
+            constructor = _find_class(source.module, donor)
             return construct_network(
                 constructor, f"IFNet of {donor.label}", {"scale": scale, ENSEMBLE: ensemble}
             )
@@ -278,7 +292,8 @@ def _plan_calls(
     ensemble: bool,
 ) -> tuple[Calling, tuple[float, ...]]:
     """How the network is called, and the divisors that its blocks then have."""
-    _refuse_flow_network(net, donor)
+    if not donor.has_three_networks:
+        _refuse_flow_network(net, donor)
     parameters = read_parameters(net, donor.label)
     _refuse_options(net, donor, {*parameters, *constructor}, ensemble)
     scale_name = find_scale_name(parameters)
@@ -304,12 +319,15 @@ def _plan_calls(
 
 
 def _refuse_flow_network(net: torch.nn.Module, donor: Donor) -> None:
-    """1.x and 2.x return a flow, and need a ContextNet and a FusionNet to make a frame of it."""
+    """1.x and 2.x return a flow, and need a ContextNet and a FusionNet to make a frame of it.
+
+    Those are in another file, which was not found beside this one.
+    """
     described = describe_tensors(net.state_dict())
     if FLOW_NETWORK in described:
         raise DonorError(
             f"{donor.label}: {described}, one of the three networks that make a frame there; "
-            "a network that makes it alone is accepted: RIFE 3.5 and later, or the paper's"
+            "put the RIFE_HD*.py that belongs to it, with the other two, beside it"
         )
 
 

@@ -10,12 +10,15 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+RANK = 4  # of every tensor in a network of frames
+
 
 def tidy_export(model: onnx.ModelProto) -> None:
     """Tidy a fresh export in place."""
     graph = model.graph
     _hoist_constants(graph)
     _bypass_constant_identities(graph)
+    _join_means(graph)
     _drop_unread_initializers(graph)
     _drop_descriptions(model)
     # Order of initializers differs from exporter to exporter, and from run to run in older ones.
@@ -59,6 +62,32 @@ def _bypass_constant_identities(graph: onnx.GraphProto) -> None:
     for node in kept:
         node.input[:] = [source.get(name, name) for name in node.input]
     _replace_nodes(graph, kept)
+
+
+def _join_means(graph: onnx.GraphProto) -> None:
+    """The mean of each row, and then of what is left, is the mean of each channel.
+
+    RIFE 1.x writes it so; ReduceMean over one axis of height and width is no part of the hub.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    means = {
+        node.output[0]: (node, sorted(axis % RANK for axis in constants[node.input[1]].tolist()))
+        for node in graph.node
+        if node.op_type == "ReduceMean" and len(node.input) > 1 and node.input[1] in constants
+    }
+    for node, axes in means.values():
+        inner, inner_axes = means.get(node.input[0], (node, []))
+        if sorted({*axes, *inner_axes}) == [2, 3] and all(map(_keeps_axes, (node, inner))):
+            node.op_type = "GlobalAveragePool"
+            node.input[:] = [inner.input[0]]
+            del node.attribute[:]
+    read = {name for node in graph.node for name in node.input}
+    kept = [node for node in graph.node if node.op_type != "ReduceMean" or node.output[0] in read]
+    _replace_nodes(graph, kept)
+
+
+def _keeps_axes(mean: onnx.NodeProto) -> bool:
+    return all(attribute.i == 1 for attribute in mean.attribute if attribute.name == "keepdims")
 
 
 def _drop_unread_initializers(graph: onnx.GraphProto) -> None:

@@ -164,7 +164,7 @@ FAULTS: dict[Fault, str] = {
     no_body: "rife::Warp|Warp",
     two_nodes_of_one_name: r"without a name of their own: \['/block/flows'\]",
     a_nameless_node: "without a name of their own",
-    another_kind: "kind 'v9'; v4 is accepted",
+    another_kind: "kind 'v9'; accepted: v4, v1, v2",
     another_timestep: "timestep 'fixed 0.3'; accepted: plane, fixed 0.5",
     no_metadata: "no metadata 'surgery.kind'",
     another_input_name: "inputs .*'img0': 3",

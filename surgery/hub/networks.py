@@ -1,0 +1,261 @@
+"""The three networks of RIFE 1 to 3: one hub model to everybody, cut into three to be rewritten.
+
+A hub model of kind `v1` or `v2` has the frames and the output of any other, so that whatever reads
+hub models reads it. Inside, what rife-ncnn-vulkan carries from network to network has names, and
+along them it is cut:
+
+    flownet(in0, in1) -> flow                           half size, half-size pixels
+    contextnet(in0, flow of in0) -> f1.0 ... f4.0       features of the first frame, warped
+    contextnet(in1, flow of in1) -> f1.1 ... f4.1       the same network for the second
+    fusionnet(in0, in1, flow, f1.0 ... f4.1) -> out0
+
+The kinds are the runtime's modes: in `v2` the flow has four channels, two for each frame; in `v1`
+it has two, and the second frame's flow is its negation.
+
+Source: rife-ncnn-vulkan rife.cpp, `RIFE::process` and `RIFE::process_cpu`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from surgery.hub import ops, shapes
+from surgery.hub.model import OPSET, V4_INPUTS, V4_OUTPUT, HubMetadata, HubModel
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+# The kinds of three networks, and how many channels the flow has there.
+KINDS: Mapping[str, int] = {"v1": 2, "v2": 4}
+FLOWNET, CONTEXTNET, FUSIONNET = "flownet", "contextnet", "fusionnet"
+NETWORKS = (FLOWNET, CONTEXTNET, FUSIONNET)
+FRAMES = ("in0", "in1")
+FLOW = "flow"
+# The flow of each frame, where it has a tensor of its own.
+FLOWS = ("flow.0", "flow.1")
+# What contextnet makes, and its name for each frame; the runtime numbers both on, from 3 to 10.
+CONTEXT = ("f1", "f2", "f3", "f4")
+FEATURES = tuple(tuple(f"{level}.{frame}" for level in CONTEXT) for frame in (0, 1))
+FEATURE_INPUTS = tuple(str(3 + index) for index in range(2 * len(CONTEXT)))
+# All that has a name of its own inside a hub model of three networks.
+BOUNDARY = (FLOW, *FEATURES[0], *FEATURES[1])
+FRAME_CHANNELS, FLOW_CHANNELS = 3, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Port:
+    """An input or output of one of the three networks.
+
+    Attributes:
+        channels: how many are accepted; empty for any number.
+        part: its size as a part of the frame's; None for any.
+    """
+
+    channels: tuple[int, ...] = ()
+    part: Fraction | None = None
+
+    def accepts(self, extent: shapes.Extent) -> bool:
+        """Whether a tensor may stand here."""
+        sizes = {self.part, extent.height, extent.width} if self.part else {extent.height}
+        return len(sizes) == 1 and extent.channels in (self.channels or (extent.channels,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """What one of the three networks takes and gives, by the runtime's names, in order."""
+
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+
+
+_FRAME = Port((FRAME_CHANNELS,), Fraction(1))
+_BOTH_FLOWS = Port(tuple(KINDS.values()), Fraction(1, 2))
+_ONE_FLOW = Port((FLOW_CHANNELS,), Fraction(1, 2))
+INTERFACES: Mapping[str, Interface] = {
+    FLOWNET: Interface({"input0": _FRAME, "input1": _FRAME}, {FLOW: _BOTH_FLOWS}),
+    CONTEXTNET: Interface({"input.1": _FRAME, "flow.0": _ONE_FLOW}, dict.fromkeys(CONTEXT, Port())),
+    FUSIONNET: Interface(
+        {
+            "img0": _FRAME,
+            "img1": _FRAME,
+            FLOW: _BOTH_FLOWS,
+            **dict.fromkeys(FEATURE_INPUTS, Port()),
+        },
+        {"output": _FRAME},
+    ),
+}
+
+
+def name_frame_flow(kind: str, frame: int) -> str:
+    """The tensor of a hub model that holds the flow of one frame."""
+    return FLOW if kind == "v1" and frame == 0 else FLOWS[frame]
+
+
+def cut_networks(model: HubModel) -> dict[str, HubModel]:
+    """Cut a hub model of three networks; each of them is a model of its own, named by its kind.
+
+    The model is left as it is. Contextnet is what the first frame goes through.
+    """
+    kind = model.metadata.kind
+    extents = shapes.infer_extents(model.graph.toposort())
+    ends: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+        FLOWNET: (FRAMES, (FLOW,)),
+        CONTEXTNET: ((FRAMES[0], name_frame_flow(kind, 0)), FEATURES[0]),
+        FUSIONNET: ((*FRAMES, *BOUNDARY), (V4_OUTPUT,)),
+    }
+    return {name: _cut_out(model, name, extents, *given) for name, given in ends.items()}
+
+
+def _cut_out(
+    model: HubModel,
+    network: str,
+    extents: Mapping[str, shapes.Extent],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> HubModel:
+    graph = model.graph.copy()
+    tensors = graph.tensors()
+    interface = INTERFACES[network]
+    cut = [(tensors[name], extents[name]) for name in inputs]
+    graph.inputs, graph.outputs = [], [tensors[name] for name in outputs]
+    for (tensor, extent), name in zip(cut, interface.inputs, strict=True):
+        tensor.inputs.clear()
+        graph.inputs.append(set_input(tensor, name, extent))
+    for tensor, name in zip(graph.outputs, interface.outputs, strict=True):
+        tensor.name, tensor.shape = name, None
+    graph.cleanup().toposort()
+    cut_out = HubModel(graph, dataclasses.replace(model.metadata, kind=network))
+    cut_out.replace_metadata(warps=sum(1 for _ in cut_out.warps()))
+    return cut_out
+
+
+def set_input(tensor: gs.Tensor, name: str, extent: shapes.Extent) -> gs.Tensor:
+    """Give a tensor the name and the shape of an input."""
+    tensor.name, tensor.dtype = name, np.dtype(np.float32)
+    tensor.shape = [1, extent.channels, *shapes.name_sizes(extent)]
+    return tensor
+
+
+def join_networks(networks: Mapping[str, HubModel], metadata: HubMetadata) -> HubModel:
+    """Join three networks to one hub model, the counterpart of `cut_networks`.
+
+    The networks are left as they are. `metadata` is the model's but for what the networks tell
+    better: its kind, the number of warps, and whether betas are folded.
+    """
+    import onnx_graphsurgeon as gs
+
+    (flow,) = networks[FLOWNET].graph.outputs
+    extents = shapes.infer_extents(networks[FLOWNET].graph.toposort())
+    kind = next(name for name, channels in KINDS.items() if channels == extents[flow.name].channels)
+    inputs = {
+        name: gs.Variable(name, np.dtype(np.float32), [1, channels, "H", "W"])
+        for name, channels in V4_INPUTS.items()
+    }
+    output = gs.Variable(V4_OUTPUT, np.dtype(np.float32), [1, FRAME_CHANNELS, "H", "W"])
+    graph = gs.Graph(inputs=list(inputs.values()), outputs=[output], name="rife", opset=OPSET)
+    inner: dict[str, gs.Tensor] = {name: gs.Variable(name) for name in BOUNDARY}
+    frames = [inputs[name] for name in FRAMES]
+    flows = _split_flow(graph, inner[FLOW], kind)
+    features = [[inner[name] for name in names] for names in FEATURES]
+    contextnet = networks[CONTEXTNET]
+    _append(graph, networks[FLOWNET], frames, [inner[FLOW]], {})
+    weights: dict[int, gs.Tensor] = {}
+    for frame, flow, made in zip(frames, flows, features, strict=True):
+        _append(graph, contextnet, [frame, flow], made, weights)
+    _append(graph, networks[FUSIONNET], [*frames, *inner.values()], [output], {})
+    joined = HubModel(graph.cleanup().toposort(), metadata)
+    joined.replace_metadata(
+        kind=kind,
+        warps=sum(1 for _ in joined.warps()),
+        folded_betas=any(one.metadata.folded_betas for one in networks.values()),
+    )
+    return joined
+
+
+def _split_flow(graph: gs.Graph, flow: gs.Tensor, kind: str) -> list[gs.Tensor]:
+    """The flows of the two frames, as the runtime makes them."""
+    import onnx_graphsurgeon as gs
+
+    made: list[gs.Tensor] = []
+    for frame, name in enumerate(FLOWS):
+        if name_frame_flow(kind, frame) == FLOW:
+            made.append(flow)
+            continue
+        made.append(gs.Variable(name, np.dtype(np.float32)))
+        if kind == "v1":
+            graph.nodes.append(gs.Node("Neg", f"/{name}/Neg", inputs=[flow], outputs=[made[-1]]))
+            continue
+        start = frame * FLOW_CHANNELS
+        bounds = [
+            gs.Constant(f"/{name}/Slice.{what}", np.asarray([value], np.int64))
+            for what, value in (
+                ("start", start),
+                ("end", start + FLOW_CHANNELS),
+                ("axis", ops.CHANNEL_AXIS),
+            )
+        ]
+        graph.nodes.append(
+            gs.Node("Slice", f"/{name}/Slice", inputs=[flow, *bounds], outputs=[made[-1]])
+        )
+    return made
+
+
+def _append(
+    graph: gs.Graph,
+    network: HubModel,
+    inputs: Sequence[gs.Tensor],
+    outputs: Sequence[gs.Tensor],
+    constants: dict[int, gs.Tensor],
+) -> None:
+    """Append copies of a network's nodes, between these tensors.
+
+    `constants` are the copies made before: what contextnet does twice, it does with one set of
+    weights.
+    """
+    import onnx_graphsurgeon as gs
+
+    own = network.graph.toposort()
+    taken = {node.name for node in graph.nodes}
+    made: dict[int, gs.Tensor] = {
+        id(old): new
+        for old, new in zip((*own.inputs, *own.outputs), (*inputs, *outputs), strict=True)
+    }
+    for node in own.nodes:
+        name = _free_name(node.name, network.metadata.kind, taken)
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant):
+                # Exporters share equal weights between networks; a copy has a name of its own.
+                own_name = f"{network.metadata.kind}:{tensor.name}"
+                constants.setdefault(id(tensor), gs.Constant(own_name, tensor.values))
+            elif tensor.is_empty():
+                made[id(tensor)] = gs.Variable.empty()
+        for index, tensor in enumerate(node.outputs):
+            made.setdefault(id(tensor), gs.Variable(f"{name}:{index}", np.dtype(np.float32)))
+        known = made | constants
+        graph.nodes.append(
+            gs.Node(
+                node.op,
+                name,
+                dict(node.attrs),
+                [known[id(tensor)] for tensor in node.inputs],
+                [known[id(tensor)] for tensor in node.outputs],
+                domain=node.domain,
+            )
+        )
+
+
+def _free_name(name: str, network: str, taken: set[str]) -> str:
+    """A name below the network's own, with a number where that is taken."""
+    if not name.startswith((f"/{network}.", f"/{network}/")):
+        name = f"/{network}/{name.strip('/')}"
+    free, count = name, 0
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    taken.add(free)
+    return free
