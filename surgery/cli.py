@@ -748,8 +748,10 @@ def _say_folder(output: Path, made: NcnnModel) -> None:
 
     refusals = list_refusals(made, output)
     runs = [name for name, reason in refusals.items() if not reason]
+    layers = sum(len(graph.layers) for graph in made.networks.values())
+    of_three = " of three networks" if made.others else ""
     _say(
-        f"{output}: {len(made.graph.layers)} layers, padding {made.metadata.padding}, "
+        f"{output}: {layers} layers{of_three}, padding {made.metadata.padding}, "
         f"{'fp16' if made.options.fp16 else 'fp32'} weights; runs in {', '.join(runs)}"
     )
     for name, reason in refusals.items():

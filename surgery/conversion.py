@@ -204,7 +204,7 @@ def convert(
     """
     from surgery.doors import open_door
     from surgery.output import new_folder
-    from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
+    from surgery.proof.forms import DonorForm, Form, HubForm, open_folder
     from surgery.proof.validate import prove_conversion, refuse_failed
     from surgery.targets.make_ncnn import NcnnOptions
 
@@ -252,7 +252,7 @@ def convert(
                     reference, hub_file, made, Path(short), progress=progress
                 )
             if page is not None:
-                judged = FolderForm(folder)
+                judged = open_folder(folder)
                 judged.label = output.name
                 right = reference if isinstance(reference, Form) else DonorForm(reference)
                 _write_page(page, validation, [right, judged], command, force, progress)
@@ -315,8 +315,8 @@ def list_refusals(made: NcnnModel, output: Path) -> dict[str, str]:
 def _read_path(made: NcnnModel, output: Path, runtimes: Sequence[str]) -> dict[str, str]:
     from surgery.targets.folder_names import refuse_folder_path
 
-    path, padding = str(output.resolve()), made.metadata.padding
-    return {name: refuse_folder_path(path, padding, name) for name in runtimes}
+    path, padding, mode = str(output.resolve()), made.metadata.padding, made.metadata.kind
+    return {name: refuse_folder_path(path, padding, name, mode) for name in runtimes}
 
 
 def _refuse_runtime(runtime: str | None, padding: int | None = None) -> None:
@@ -443,7 +443,8 @@ def validate(
         timesteps=timesteps or TIMESTEPS,
         progress=progress,
     )
-    if blame or (validation.has_failed_runtime() and validation.has_run_ncnn()):
+    doubted = validation.has_failed_runtime() and validation.has_run_ncnn()
+    if blame or (doubted and _is_single_network(forms[1])):
         validation.blame = _blame(forms[1], validation, progress)
     if bisect or cut_out is not None:
         progress("looking for the first layer that differs")
@@ -457,6 +458,12 @@ def validate(
     return validation
 
 
+def _is_single_network(form: Form) -> bool:
+    from surgery.proof.forms import NetworksFolderForm
+
+    return not isinstance(form, NetworksFolderForm)
+
+
 def _blame(candidate: Form, validation: Validation, progress: Progress) -> Blame:
     from surgery.proof.blame import blame
     from surgery.proof.forms import FolderForm
@@ -465,6 +472,8 @@ def _blame(candidate: Form, validation: Validation, progress: Progress) -> Blame
         raise SurgeryError(
             f"--blame: {candidate.label} is no model folder; what runs on Vulkan is a folder"
         )
+    if not _is_single_network(candidate):
+        raise SurgeryError(f"--blame: {candidate.label} holds three networks; one is accepted")
     if not validation.has_run_ncnn():
         raise SurgeryError("--blame begins with plain ncnn; add --engine ncnn")
     return blame(candidate, validation.has_right_folder(), progress=progress)
@@ -561,7 +570,7 @@ def run(
     """
     from surgery.engines import Sample
     from surgery.engines.frames import read_png, write_png
-    from surgery.proof.forms import FolderForm
+    from surgery.proof.forms import open_folder
 
     _refuse_taken(output, force)
     if output.suffix.lower() != ".png":
@@ -571,7 +580,7 @@ def run(
     if in0.shape != in1.shape:
         sizes = [f"{frame.shape[3]}x{frame.shape[2]}" for frame in (in0, in1)]
         raise SurgeryError(f"the pictures are {sizes[0]} and {sizes[1]}; one size is expected")
-    runner = _make_runner(FolderForm(folder), engine, gpu, tta, tta_temporal)
+    runner = _make_runner(open_folder(folder), engine, gpu, tta, tta_temporal)
     progress(f"running {runner.name}")
     (frame,) = runner.run([Sample(in0, in1, timestep)])
     write_png(output, frame, force=force)
@@ -591,6 +600,7 @@ def _make_runner(
         return RifeNcnnVulkanEngine(
             form.folder,
             form.padding,
+            kind=form.kind,
             gpu=CPU if gpu is None else gpu,
             tta=tta,
             tta_temporal=tta_temporal,

@@ -66,10 +66,10 @@ def _prove_import(folder: Path, model: HubModel) -> None:
         ProofFailed: they differ.
         EngineError: ncnn does not run the folder; `surgery doctor` says why.
     """
-    from surgery.proof.forms import FolderForm, HubForm
+    from surgery.proof.forms import HubForm, open_folder
     from surgery.proof.validate import refuse_failed, validate_forms
 
-    original, hub = FolderForm(folder), HubForm(model.to_onnx(), "imported hub")
+    original, hub = open_folder(folder), HubForm(model.to_onnx(), "imported hub")
     # One small frame: a layer that is read wrong shows anywhere.
     size = (2 * original.padding, original.padding)
     validation = validate_forms(original, [hub], sizes=[size], timesteps=hub.timesteps or (0.5,))

@@ -101,7 +101,7 @@ class NcnnEngine:
             "blobs": [V4_OUTPUT, *self._blobs],
             "vulkan": self._vulkan,
             "half": self._half,
-            "ranged": _choose_smallest(samples) if self._ranges else None,
+            "ranged": choose_ranged(samples) if self._ranges else None,
         }
         outcome = run_worker(
             WORKER, Task(facts, arrays), engine=self.name, time_limit=self._time_limit
@@ -111,7 +111,7 @@ class NcnnEngine:
         return read_recording(outcome, samples, self.name, V4_OUTPUT, self._blobs)
 
 
-def _choose_smallest(samples: Sequence[Sample]) -> int | None:
+def choose_ranged(samples: Sequence[Sample]) -> int | None:
     """Which sample's blobs all fit into memory at once; None where none does for sure."""
     if not samples:
         return None
@@ -120,13 +120,13 @@ def _choose_smallest(samples: Sequence[Sample]) -> int | None:
     return index if height * width <= RANGED_PIXELS else None
 
 
-def find_files(folder: Path) -> tuple[Path, Path]:
-    """The `.param` and the `.bin` of a v4 model folder, as absolute paths.
+def find_files(folder: Path, network: str = NETWORK) -> tuple[Path, Path]:
+    """The `.param` and the `.bin` of a network in a model folder, as absolute paths.
 
     Raises:
         EngineError: one of them is missing.
     """
-    param, weights = (folder.resolve() / f"{NETWORK}.{end}" for end in ("param", "bin"))
+    param, weights = (folder.resolve() / f"{network}.{end}" for end in ("param", "bin"))
     for path in (param, weights):
         if not path.is_file():
             raise EngineError(f"{folder} has no {path.name}; a model folder holds it")

@@ -81,11 +81,11 @@ def run_network(task: Task) -> Outcome:
     for index in range(task.facts["samples"]):
         feed = {name: task.arrays[name_array(index, name)] for name in inputs}
         start = time.perf_counter()
-        blobs = _run_once(network, feed, task.facts["blobs"])
+        blobs = run_once(network, feed, task.facts["blobs"])
         seconds.append(time.perf_counter() - start)
         arrays |= {name_array(index, name): blob for name, blob in blobs.items()}
         if index == task.facts.get("ranged"):
-            largest = _measure_ranges(network, feed)
+            largest = measure_ranges(network, feed)
     facts = {
         "seconds": seconds,
         "load_seconds": load_seconds,
@@ -119,7 +119,7 @@ def open_network(facts: Mapping[str, Any]) -> tuple[Any, WarpFactory]:
     return network, factory
 
 
-def _measure_ranges(network: Any, feed: Mapping[str, np.ndarray]) -> dict[str, float]:
+def measure_ranges(network: Any, feed: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The largest magnitude in every blob; infinite where a value is not finite."""
     planes = {name: np.ascontiguousarray(array[0]) for name, array in feed.items()}
     extractor = make_extractor(network, planes)
@@ -165,9 +165,14 @@ def _find_inputs(network: Any) -> list[str]:
     return names
 
 
-def _run_once(
+def run_once(
     network: Any, feed: Mapping[str, np.ndarray], blobs: Sequence[str]
 ) -> dict[str, np.ndarray]:
+    """Compute blobs from others, all [1,C,H,W].
+
+    Raises:
+        EngineError: ncnn does not compute one of them.
+    """
     planes = {name: np.ascontiguousarray(array[0]) for name, array in feed.items()}
     extractor = make_extractor(network, planes, light=len(blobs) == 1)
     return {name: extract_blob(extractor, name) for name in blobs}

@@ -18,7 +18,9 @@ from surgery.engines.frames import check_sample, pad_frame, to_8bit
 from surgery.engines.ncnn import find_files
 from surgery.engines.recording import Recording, name_array, read_recording
 from surgery.errors import EngineError
+from surgery.formats.ncnn_folder import NETWORK
 from surgery.hub.model import V4_INPUTS, V4_OUTPUT
+from surgery.hub.networks import NETWORKS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,11 +35,13 @@ CPU = -1
 # It tells how to run a model from the path of its folder, and that includes how far it pads.
 # Source: rife_ncnn_vulkan.py of the package, `Rife.__init__`.
 FOLDER_NAMES = {32: "rife-v4.6", 64: "rife-v4.26"}
+# Of three networks; they know one padding.
+NETWORKS_FOLDER_NAMES = {"v1": "rife", "v2": "rife-v2.3"}
 FRAMES = tuple(name for name, channels in V4_INPUTS.items() if channels == 3)
 
 
 class RifeNcnnVulkanEngine:
-    """Run a v4 model folder in rife-ncnn-vulkan, in a process of its own.
+    """Run a model folder in rife-ncnn-vulkan, in a process of its own.
 
     Attributes:
         name: what messages and reports call the engine.
@@ -48,6 +52,7 @@ class RifeNcnnVulkanEngine:
         folder: Path,
         padding: int,
         *,
+        kind: str = "v4",
         gpu: int = CPU,
         tta: bool = False,
         tta_temporal: bool = False,
@@ -57,9 +62,10 @@ class RifeNcnnVulkanEngine:
     ) -> None:
         """Prepare; every run loads the model anew.
 
-        `padding` is the model's, in pixels. `gpu` is the number of a Vulkan device, or -1 for the
-        CPU. `tta` and `tta_temporal` are the runtime's -x and -z. Without `pad_by_hand` the frames
-        reach the runtime as they are, and it pads them to 32 or 64.
+        `padding` is the model's, in pixels, and `kind` is `v4`, or `v1` or `v2` for three networks
+        (`surgery.hub.networks`), which know no timestep. `gpu` is the number of a Vulkan device,
+        or -1 for the CPU. `tta` and `tta_temporal` are the runtime's -x and -z. Without
+        `pad_by_hand` the frames reach the runtime as they are, and it pads them to 32 or 64.
 
         Units: time_limit in seconds, for all samples of a run together.
 
@@ -69,7 +75,9 @@ class RifeNcnnVulkanEngine:
         self.name = "rife-ncnn-vulkan, " + ("CPU" if gpu == CPU else f"Vulkan device {gpu}")
         if not pad_by_hand:
             _refuse_padding(padding, gpu)
-        self._files = find_files(folder)
+        networks = NETWORKS if kind in NETWORKS_FOLDER_NAMES else (NETWORK,)
+        self._files = [file for name in networks for file in find_files(folder, name)]
+        self._kind = kind
         self._runtime_padding = _choose_padding(padding)
         self._padding = math.lcm(padding, self._runtime_padding) if pad_by_hand else 1
         self._gpu = gpu
@@ -101,7 +109,7 @@ class RifeNcnnVulkanEngine:
     def _list_facts(self, samples: Sequence[Sample]) -> dict[str, object]:
         return {
             "timesteps": [sample.timestep for sample in samples],
-            "folder": FOLDER_NAMES[self._runtime_padding],
+            "folder": self._folder_name,
             "gpu": self._gpu,
             "tta": self._tta[0],
             "tta_temporal": self._tta[1],
@@ -120,8 +128,12 @@ class RifeNcnnVulkanEngine:
 
     def _place_files(self) -> dict[str, Path]:
         """The model's files under a folder name of our own, relative: no parent's name counts."""
-        name = FOLDER_NAMES[self._runtime_padding]
-        return {f"{name}/{path.name}": path for path in self._files}
+        return {f"{self._folder_name}/{path.name}": path for path in self._files}
+
+    @property
+    def _folder_name(self) -> str:
+        three = NETWORKS_FOLDER_NAMES.get(self._kind)
+        return three or FOLDER_NAMES[self._runtime_padding]
 
 
 def _choose_padding(padding: int) -> int:

@@ -1,5 +1,7 @@
 """A model folder of rife-ncnn-vulkan: `flownet.param` with `flownet.bin` beside it.
 
+A folder of RIFE 1 to 3 holds two more networks, `contextnet` and `fusionnet`.
+
 Source: rife-ncnn-vulkan rife.cpp, `RIFE::load`, which fixes the file names.
 """
 
@@ -13,6 +15,8 @@ from surgery.formats.ncnn_param import MAX_FILE_CHARACTERS, NcnnGraph, parse, re
 from surgery.output import new_folder
 
 NETWORK = "flownet"
+# Of three networks, the one that no other folder has.
+SECOND_NETWORK = "contextnet"
 
 
 def read_model(folder: Path, network: str = NETWORK) -> tuple[NcnnGraph, WeightsRead]:
@@ -23,6 +27,11 @@ def read_model(folder: Path, network: str = NETWORK) -> tuple[NcnnGraph, Weights
     """
     graph = parse(read_param_text(folder / f"{network}.param"), str(folder / f"{network}.param"))
     return graph, read_weights(graph, folder / f"{network}.bin")
+
+
+def holds_three_networks(folder: Path) -> bool:
+    """Whether a folder is one of three networks, RIFE 1 to 3."""
+    return (folder / f"{SECOND_NETWORK}.param").exists()
 
 
 def read_param_text(path: Path) -> str:

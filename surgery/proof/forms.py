@@ -17,13 +17,19 @@ import numpy as np
 from surgery.engines import Engine
 from surgery.errors import EngineError, FormatError, SurgeryError
 from surgery.formats import ncnn_layers
-from surgery.formats.ncnn_folder import NETWORK, read_model
+from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_model
 from surgery.formats.ncnn_param import NcnnGraph
+from surgery.hub import networks
 from surgery.hub.model import HubModel, from_onnx
 from surgery.hub.verify import read_hub
 from surgery.passes import pipeline
 from surgery.proof import tolerances
-from surgery.proof.structure import Finding, check_hub_structure, check_ncnn_structure
+from surgery.proof.structure import (
+    Finding,
+    check_hub_structure,
+    check_ncnn_structure,
+    check_networks_structure,
+)
 from surgery.proof.tolerances import Tolerance
 
 if TYPE_CHECKING:
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
 FACTS_FILE = "surgery.json"
 # A block halves its input twice below its resize.
 BLOCK_STRIDE = 4
+# Contextnet halves its input five times, and every runtime pads three networks to it (rife.cpp).
+NETWORKS_PADDING = 32
 
 
 class Form(abc.ABC):
@@ -220,10 +228,20 @@ class HubForm(Form):
 
 
 class FolderForm(Form):
-    """A model folder, run by plain ncnn, and by rife-ncnn-vulkan itself."""
+    """A model folder, run by plain ncnn, and by rife-ncnn-vulkan itself.
 
+    Attributes:
+        folder: where it lies.
+        graph: the layers of its network, of three networks those of the first.
+        graphs: all of its networks, by the names of their files.
+        facts: what the conversion wrote beside the model.
+        kind: `v4`, or `v1` or `v2` for three networks, see `surgery.hub.networks`.
+    """
+
+    kind = "v4"
     engines = ("ncnn",)
     more_engines = ("rife-ncnn-vulkan-cpu", "rife-ncnn-vulkan-gpu")
+    network_names: tuple[str, ...] = (NETWORK,)
 
     def __init__(self, folder: Path) -> None:
         """Read a model folder.
@@ -231,18 +249,24 @@ class FolderForm(Form):
         Raises:
             FormatError: there is none, or a file of it breaks its format.
         """
-        files = (f"{NETWORK}.param", f"{NETWORK}.bin")
+        files = [f"{name}.{end}" for name in self.network_names for end in ("param", "bin")]
         lacking = [name for name in files if not (folder / name).is_file()]
         if lacking:
             found = f"no {' and no '.join(lacking)} in it" if folder.is_dir() else "no such folder"
             raise FormatError(f"{folder}: {found}; a model folder holds {' and '.join(files)}")
         self.folder = folder
         self.label = folder.resolve().name
-        self.graph, self._read = read_model(folder)
+        read = {name: read_model(folder, name) for name in self.network_names}
+        self.graphs = {name: graph for name, (graph, _) in read.items()}
+        self.graph = self.graphs[NETWORK]
+        self._float16_arrays = sum(weights.float16_arrays for _, weights in read.values())
         self.facts = read_facts(folder)
         model_facts: Mapping[str, Any] = self.facts.get("model", {})
-        self.padding = int(model_facts.get("padding") or guess_padding(self.graph))
+        self.padding = int(model_facts.get("padding") or self._guess_padding())
         self._warps = model_facts.get("warps")
+
+    def _guess_padding(self) -> int:
+        return guess_padding(self.graph)
 
     def make_engine(self, name: str) -> Engine:
         """Make an engine; each runs in a process of its own."""
@@ -276,7 +300,7 @@ class FolderForm(Form):
     @property
     def is_fp16(self) -> bool:
         """As the `.bin` is stored."""
-        return self._read.float16_arrays > 0
+        return self._float16_arrays > 0
 
     @property
     def is_fast(self) -> bool:
@@ -292,6 +316,62 @@ class FolderForm(Form):
     def warps(self) -> int | None:
         """As the facts beside the model say."""
         return self._warps
+
+
+class NetworksFolderForm(FolderForm):
+    """A model folder of three networks, RIFE 1 to 3."""
+
+    network_names = networks.NETWORKS
+    timesteps = (0.5,)
+
+    def __init__(self, folder: Path) -> None:
+        """Read a model folder; see `FolderForm`."""
+        super().__init__(folder)
+        self.kind = find_kind(self.graphs[networks.CONTEXTNET])
+
+    def _guess_padding(self) -> int:
+        return NETWORKS_PADDING
+
+    def make_engine(self, name: str) -> Engine:
+        """Make an engine; each runs in a process of its own."""
+        self.require_engine(name)
+        if name == "ncnn":
+            from surgery.engines.ncnn_networks import NcnnNetworksEngine
+
+            return NcnnNetworksEngine(self.folder, self.kind, self.padding)
+        from surgery.engines.rife_ncnn_vulkan import CPU, RifeNcnnVulkanEngine
+
+        gpu = CPU if name == "rife-ncnn-vulkan-cpu" else 0
+        return RifeNcnnVulkanEngine(self.folder, self.padding, kind=self.kind, gpu=gpu)
+
+    def check_structure(self, expected_warps: int | None) -> list[Finding]:
+        """Find flows that are not two channels, missing warps and the like."""
+        calls = {name: 2 if name == networks.CONTEXTNET else 1 for name in self.graphs}
+        found = sum(
+            calls[name] * (layer.type == "rife.Warp")
+            for name, graph in self.graphs.items()
+            for layer in graph.layers
+        )
+        warps = next((n for n in (expected_warps, self._warps) if n is not None), found)
+        return check_networks_structure(self.graphs, self.kind, warps)
+
+
+def find_kind(contextnet: NcnnGraph) -> str:
+    """The kind of three networks, by what their contextnet is fed: `v1` negates the flow."""
+    inputs = [
+        blob for layer in contextnet.layers if layer.type == "Input" for blob in layer.outputs
+    ]
+    return "v1" if networks.FLOWS[1] in inputs else "v2"
+
+
+def open_folder(folder: Path) -> FolderForm:
+    """Open a model folder of one network or of three.
+
+    Raises:
+        FormatError: there is none, or a file of it breaks its format.
+    """
+    form = NetworksFolderForm if holds_three_networks(folder) else FolderForm
+    return form(folder)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -350,5 +430,5 @@ def open_file_form(path: Path) -> Form | None:
     if path.suffix == ".onnx":
         return HubForm(read_hub(path), path.name)
     if path.is_dir() and (path / f"{NETWORK}.param").is_file():
-        return FolderForm(path)
+        return open_folder(path)
     return None

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from surgery.engines.frames import network_inputs
-from surgery.formats.ncnn_folder import NETWORK
 from surgery.hub import warp
 from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
 from surgery.proof.inputs import make_samples
@@ -119,9 +118,9 @@ def describe_origin(form: Form) -> Origin:
         }
     elif isinstance(form, FolderForm):
         facts |= {"form": "model folder, ncnn"}
-        for end in ("param", "bin"):
-            content = (form.folder / f"{NETWORK}.{end}").read_bytes()
-            facts[f"{NETWORK}.{end} SHA-256"] = hashlib.sha256(content).hexdigest()
+        for name in (f"{network}.{end}" for network in form.graphs for end in ("param", "bin")):
+            content = (form.folder / name).read_bytes()
+            facts[f"{name} SHA-256"] = hashlib.sha256(content).hexdigest()
         facts["weights are stored as"] = "fp16" if form.is_fp16 else "fp32"
         donor = form.facts.get("model", {}).get("donor")
         facts |= {"donor": str(donor)} if donor else {}
@@ -141,7 +140,7 @@ def find_flows(form: Form) -> list[np.ndarray]:
     probed: ProbedHub | ProbedFolder
     if isinstance(form, HubForm):
         probed = ProbedHub(form.model)
-    elif isinstance(form, FolderForm):
+    elif type(form) is FolderForm:  # of one network
         probed = ProbedFolder(form.folder)
     else:
         return []

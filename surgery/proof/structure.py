@@ -16,7 +16,14 @@ from surgery.errors import FormatError
 from surgery.formats import ncnn_param
 from surgery.formats.ncnn_layers import LAYER_TYPES
 from surgery.formats.ncnn_param import Layer, NcnnGraph
-from surgery.formats.ncnn_shapes import NOMINAL_SIZE, V4_CHANNELS, Shape, infer_shapes
+from surgery.formats.ncnn_shapes import (
+    NOMINAL_SIZE,
+    V4_CHANNELS,
+    Shape,
+    infer_shapes,
+    infer_shapes_from,
+)
+from surgery.hub import networks
 
 if TYPE_CHECKING:
     import onnx
@@ -90,8 +97,89 @@ def check_ncnn_structure(
     for layer in warps:
         findings += _check_flow(f"{layer.type} {layer.name}", shapes[layer.inputs[1]][0])
     findings += _check_ncnn_output(shapes)
+    return findings + _find_shared_ncnn_flows(graph, warps, FRAMES)
+
+
+def _find_shared_ncnn_flows(
+    graph: NcnnGraph, warps: Sequence[Layer], frames: Sequence[str]
+) -> list[Finding]:
     flows = [(layer.name, layer.inputs[0], layer.inputs[1]) for layer in warps]
-    return findings + find_shared_flows([_to_step(layer) for layer in graph.layers], flows)
+    return find_shared_flows([_to_step(layer) for layer in graph.layers], flows, frames)
+
+
+def check_networks_structure(
+    graphs: Mapping[str, NcnnGraph], kind: str, expected_warps: int
+) -> list[Finding]:
+    """As `check_ncnn_structure`, for the three networks of a kind (`surgery.hub.networks`)."""
+    findings, found = [], 0
+    shapes: dict[str, dict[str, Shape]] = {}
+    for name, graph in graphs.items():
+        warps = [layer for layer in graph.layers if layer.type == WARP_LAYER]
+        # Contextnet runs twice.
+        found += len(warps) * (2 if name == networks.CONTEXTNET else 1)
+        inputs = shape_network_inputs(name, kind, shapes.get(networks.CONTEXTNET, {}))
+        faults = [Finding("graph", fault) for fault in ncnn_param.check(graph)]
+        faults += _check_network_inputs(graph, inputs)
+        try:
+            shapes[name] = infer_shapes_from(graph, inputs)
+        except FormatError as error:
+            faults.append(Finding("shapes", str(error)))
+        else:
+            for layer in warps:
+                channels = shapes[name][layer.inputs[1]][0]
+                faults += _check_flow(f"{layer.type} {layer.name}", channels)
+            faults += _check_network_outputs(name, kind, shapes[name])
+        frames = [blob for blob, shape in inputs.items() if shape[0] == OUTPUT_CHANNELS]
+        faults += _find_shared_ncnn_flows(graph, warps, frames)
+        findings += [Finding(f"{name}, {fault.where}", fault.what) for fault in faults]
+    return findings + _check_warp_count(found, expected_warps)
+
+
+def shape_network_inputs(
+    network: str, kind: str, features: Mapping[str, Shape]
+) -> dict[str, Shape]:
+    """The shapes of what the runtime feeds one of three networks, for frames of NOMINAL_SIZE.
+
+    `features` are the shapes of contextnet's blobs, which fusionnet is fed.
+    """
+    frame = (OUTPUT_CHANNELS, NOMINAL_SIZE, NOMINAL_SIZE)
+    flow = (networks.KINDS[kind], NOMINAL_SIZE // 2, NOMINAL_SIZE // 2)
+    if network == networks.FLOWNET:
+        return {"input0": frame, "input1": frame}
+    if network == networks.CONTEXTNET:
+        # In v1 the graph makes the first frame's flow of the second's (rife.cpp).
+        fed = networks.FLOWS[1] if kind == "v1" else networks.FLOWS[0]
+        return {"input.1": frame, fed: (FLOW_CHANNELS, *flow[1:])}
+    made = [features[level] for level in networks.CONTEXT if level in features] * 2
+    fed_features = zip(networks.FEATURE_INPUTS, made, strict=False)
+    return {"img0": frame, "img1": frame, networks.FLOW: flow, **dict(fed_features)}
+
+
+def _check_network_inputs(graph: NcnnGraph, inputs: Mapping[str, Shape]) -> Iterator[Finding]:
+    made = {blob for layer in graph.layers if layer.type == "Input" for blob in layer.outputs}
+    read = {blob for layer in graph.layers for blob in layer.inputs}
+    for blob in sorted(set(inputs) ^ made):
+        kind = "the runtime does not feed it" if blob in made else "the runtime feeds it"
+        yield Finding(blob, f"{'an' if blob in made else 'there is no such'} input; {kind}")
+    for blob in inputs:
+        if blob in made and blob not in read:
+            yield Finding(blob, "no layer reads this input")
+
+
+def _check_network_outputs(
+    network: str, kind: str, shapes: Mapping[str, Shape]
+) -> Iterator[Finding]:
+    wanted: dict[str, Shape | None] = dict.fromkeys(networks.INTERFACES[network].outputs)
+    half = NOMINAL_SIZE // 2
+    if network == networks.FLOWNET:
+        wanted[networks.FLOW] = (networks.KINDS[kind], half, half)
+    if network == networks.FUSIONNET:
+        wanted = dict.fromkeys(wanted, (OUTPUT_CHANNELS, NOMINAL_SIZE, NOMINAL_SIZE))
+    for blob, shape in wanted.items():
+        if blob not in shapes:
+            yield Finding(blob, "no layer makes this output; the runtime reads it")
+        elif shape is not None and shapes[blob] != shape:
+            yield Finding(blob, f"has the shape {shapes[blob]}; {shape} is expected")
 
 
 def _check_ncnn_inputs(graph: NcnnGraph, has_timestep: bool) -> Iterator[Finding]:
@@ -267,17 +355,18 @@ def _check_flow(where: str, channels: int | None) -> list[Finding]:
 
 
 def find_shared_flows(
-    steps: Sequence[Step], warps: Sequence[tuple[str, str, str]]
+    steps: Sequence[Step], warps: Sequence[tuple[str, str, str]], inputs: Sequence[str] = FRAMES
 ) -> list[Finding]:
     """Find flows that move both frames: the pair of warps of a block then has lost one flow.
 
     Every warp of RIFE moves one frame, or features of one frame, by a flow of its own direction.
 
-    `warps` lists each warp's name, image and flow. Two flows are the same when they are computed
-    by the same steps from the same values, however many copies of the steps there are.
+    `warps` lists each warp's name, image and flow; `inputs` are the names of the frames. Two
+    flows are the same when they are computed by the same steps from the same values, however many
+    copies of the steps there are.
     """
     values = number_values(steps)
-    frames = _trace_frames(steps)
+    frames = _trace_frames(steps, inputs)
     users: dict[int, dict[str, str]] = {}
     findings = []
     for name, image, flow in warps:
@@ -312,9 +401,9 @@ def number_values(steps: Sequence[Step]) -> dict[str, int]:
     return numbers
 
 
-def _trace_frames(steps: Sequence[Step]) -> dict[str, frozenset[str]]:
+def _trace_frames(steps: Sequence[Step], inputs: Sequence[str]) -> dict[str, frozenset[str]]:
     """Which of the two frames each value depends on."""
-    frames = {frame: frozenset([frame]) for frame in FRAMES}
+    frames = {frame: frozenset([frame]) for frame in inputs}
     for step in steps:
         found = frozenset().union(*(frames.get(name, frozenset()) for name in step.inputs))
         for name in step.outputs:

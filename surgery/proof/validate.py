@@ -13,7 +13,7 @@ from surgery.engines import Engine, Sample
 from surgery.errors import EngineError, KernelMissing, ProofFailed
 from surgery.progress import Progress, silent
 from surgery.proof.compare import Comparison, Verdict, compare, judge
-from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
+from surgery.proof.forms import DonorForm, Form, HubForm, open_folder
 from surgery.proof.inputs import make_samples
 from surgery.proof.ranges import find_overflows
 from surgery.proof.statistics import measure_flows, too_small
@@ -375,7 +375,7 @@ def prove_conversion(
     """
     donor = opened if isinstance(opened, Form) else DonorForm(opened)
     hub_form = HubForm(hub, "hub")
-    folder = FolderForm(_write(made, scratch / "model"))
+    folder = open_folder(_write(made, scratch / "model"))
     folder.label = "fp16 folder" if folder.is_fp16 else "folder"
     timesteps = timesteps or donor.timesteps or TIMESTEPS
     samples = make_samples(sizes or choose_sizes(donor.padding), timesteps, INPUT_SEED)
@@ -391,7 +391,7 @@ def prove_conversion(
             contest.validation.warnings.append(f"not run: {error}")
     if folder.is_fp16:
         exact = dataclasses.replace(made, options=dataclasses.replace(made.options, fp16=False))
-        form = FolderForm(_write(exact, scratch / "fp32"))
+        form = open_folder(_write(exact, scratch / "fp32"))
         form.label = "fp32 twin"
         contest.judge_if_sound(form, "ncnn", few=True)
     contest.judge_if_sound(folder, "ncnn")

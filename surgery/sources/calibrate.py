@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +25,15 @@ from surgery.proof.statistics import measure_flows, too_small
 from surgery.sources.branches import ChosenBranches
 from surgery.sources.find_donor import Donor
 from surgery.sources.stock import StockNetwork, build_network
+from surgery.sources.three_networks import ThreeNetworks
 
 log = logging.getLogger(__name__)
 
 Inputs = tuple[torch.Tensor, ...]
+# Of a forward hook that is given the keyword arguments, too.
+BlockHook = Callable[
+    [torch.nn.Module, tuple[Any, ...], dict[str, Any], torch.Tensor], torch.Tensor | None
+]
 # Mean and deviation that a raw channel is to have, where one of its pixels is so many of the frame.
 Wanted = Callable[[int, float], tuple[float, float]]
 Hook = Callable[[torch.nn.Module, Inputs, torch.Tensor], torch.Tensor | None]
@@ -49,6 +55,8 @@ FIRST_MEANS = (2.0, 1.5, -2.0, -1.5)
 # An ensemble averages two nearly independent flows, which makes the mean smaller by sqrt(2).
 ENSEMBLE_GAIN = 2**0.5
 FRAME_CHANNELS, FLOW_CHANNELS = 3, 4
+# The flow of three networks is in pixels of half the frame.
+HALF_SIZE = 2.0
 # Where a block's raw output comes from, and which channel each begins with: 3.x has the mask apart.
 HEADS = {"lastconv": 0, "conv1": 0, "conv2": FLOW_CHANNELS}
 # Of the paper's second stage, whose sigmoid adds to the frame: a tenth of white, not all of it.
@@ -150,6 +158,8 @@ def _initialise(net: torch.nn.Module, generator: torch.Generator) -> None:
             _draw_convolution(module, generator, linear="lastconv" in name)
         elif isinstance(module, torch.nn.PReLU):
             module.weight.data.uniform_(*SLOPES, generator=generator)
+        elif isinstance(module, torch.nn.BatchNorm2d):
+            _draw_normalisation(module, generator)
         beta = getattr(module, "beta", None)
         if isinstance(beta, torch.nn.Parameter):
             beta.data.uniform_(*BETAS, generator=generator)
@@ -171,6 +181,15 @@ def _draw_convolution(
     weight.normal_(0.0, (gain / taps) ** 0.5, generator=generator)
     if module.bias is not None:
         module.bias.data.uniform_(-SMALL_BIAS, SMALL_BIAS, generator=generator)
+
+
+def _draw_normalisation(module: torch.nn.BatchNorm2d, generator: torch.Generator) -> None:
+    assert module.running_mean is not None  # in every stock source
+    assert module.running_var is not None
+    for tensor in (module.weight.data, module.running_var):
+        tensor.uniform_(*BETAS, generator=generator)
+    for tensor in (module.bias.data, module.running_mean):
+        tensor.uniform_(-SMALL_BIAS, SMALL_BIAS, generator=generator)
 
 
 def _get_first(network: StockNetwork) -> torch.nn.Conv2d:
@@ -205,6 +224,9 @@ def _oppose_frames(network: StockNetwork) -> None:
 def _calibrate_blocks(network: StockNetwork, inputs: Inputs) -> None:
     """Calibrate all blocks in one forward: each is met behind those that are calibrated."""
     width = inputs[0].shape[-1]
+    if isinstance(network.net, ThreeNetworks):
+        _calibrate_networks(network, network.net, inputs)
+        return
     with ExitStack() as hooks:
         for index, divisor in enumerate(network.scale_list):
             for name, first in HEADS.items():
@@ -220,6 +242,69 @@ def _calibrate_blocks(network: StockNetwork, inputs: Inputs) -> None:
             hook = _make_hook(lambda _channel, _pixels: (0.0, REFINED), width, 1)
             hooks.callback(refined.register_forward_hook(hook).remove)
         _run(network, inputs)
+
+
+def _calibrate_networks(network: StockNetwork, three: ThreeNetworks, inputs: Inputs) -> None:
+    """As `_calibrate_blocks`, for the three networks of RIFE 1.x to 3.1."""
+    with ExitStack() as hooks:
+        for index, block in enumerate(three.flownet.children()):
+            hook = _make_block_hook(is_first=index == 0)
+            hooks.callback(block.register_forward_hook(hook, with_kwargs=True).remove)
+        last = _find_last(three.fusionnet)
+        wanted = partial(_wanted_of_fusion, subpixels=last.out_channels // (FRAME_CHANNELS + 1))
+        refined = _make_hook(wanted, inputs[0].shape[-1], 1)
+        hooks.callback(last.register_forward_hook(refined).remove)
+        _run(network, inputs)
+
+
+def _wanted_of_fusion(channel: int, _pixels: float, *, subpixels: int) -> tuple[float, float]:
+    """Of what is added to the frame, and then of the mask; each may be shuffled of subpixels."""
+    return 0.0, REFINED if channel // subpixels < FRAME_CHANNELS else MASK
+
+
+def _find_last(net: torch.nn.Module) -> torch.nn.Conv2d | torch.nn.ConvTranspose2d:
+    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    *_, last = (module for module in net.modules() if isinstance(module, kinds))
+    return last
+
+
+def _make_block_hook(is_first: bool) -> BlockHook:
+    """Calibrate what a block adds to the flow, whatever it does behind its last convolution.
+
+    That is linear: enlarged, shuffled, multiplied. How the bias comes out is tried.
+    """
+    is_calibrated = False
+    deviation = (FIRST_FLOW if is_first else LATER_FLOW) / HALF_SIZE
+
+    def calibrate(
+        block: torch.nn.Module, args: tuple[Any, ...], options: dict[str, Any], flow: torch.Tensor
+    ) -> torch.Tensor | None:
+        nonlocal is_calibrated
+        if is_calibrated:
+            return None
+        is_calibrated = True
+        last = _find_last(block)
+        assert last.bias is not None  # in every stock source
+        weight, bias = last.weight.data, last.bias.data
+        if isinstance(last, torch.nn.ConvTranspose2d):
+            weight = weight.transpose(0, 1)  # a view: inputs come first there
+        rows = last.out_channels // flow.shape[1]
+        groups = [slice(one * rows, (one + 1) * rows) for one in range(flow.shape[1])]
+        for channel, group in enumerate(groups):
+            factor = _round(deviation / max(float(flow[0, channel].std()), LEAST_RAW))
+            weight[group] *= factor
+            bias[group] *= factor
+        plain: torch.Tensor = block.forward(*args, **options)
+        bias += 1.0
+        response = block.forward(*args, **options) - plain
+        for channel, group in enumerate(groups):
+            mean = FIRST_MEANS[channel] / HALF_SIZE if is_first else 0.0
+            shift = (mean - float(plain[0, channel].mean())) / float(response[0, channel].mean())
+            bias[group] += _round(shift) - 1.0
+        result: torch.Tensor = block.forward(*args, **options)
+        return result
+
+    return calibrate
 
 
 def _get_module(net: torch.nn.Module, name: str) -> torch.nn.Module | None:

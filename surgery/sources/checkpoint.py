@@ -7,24 +7,34 @@ import hashlib
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from surgery.errors import CheckpointError
+from surgery.hub import networks
 from surgery.sources.architectures import EXTRAS, describe_tensors
 
 State = dict[str, torch.Tensor]
 
 SUFFIXES = (".pkl", ".pth", ".pt", ".safetensors")
+# The files of three networks; FusionNet was a U-Net before.
+# Source: `Model.load_model` of RIFE_HD.py and its kin.
+NETWORK_FILES = {
+    networks.FLOWNET: ("flownet",),
+    networks.CONTEXTNET: ("contextnet",),
+    networks.FUSIONNET: ("unet", "fusionnet"),
+}
 # What torch.nn.parallel.DistributedDataParallel puts in front of every key.
 DDP_PREFIX = "module."
 # What wrappers of a whole network put there, where all keys have it.
 WHOLE_PREFIXES = ("flownet.", "net.", "model.", "_orig_mod.")
 # Under which name training scripts save the state dict beside other things.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "flownet", "net")
+# What a batch normalisation counts while it is trained; no frame depends on it.
+COUNTER = "num_batches_tracked"
 # How files begin that get taken for checkpoints.
 IMPOSTORS = {
     b"version https://git-lfs": "a Git LFS pointer; 'git lfs pull' fetches the file itself",
@@ -61,6 +71,39 @@ def read_checkpoint(path: Path) -> State:
     if broken:
         raise CheckpointError(f"{path} holds NaN or infinite weights: {', '.join(broken)}")
     return state
+
+
+def read_networks(path: Path) -> State:
+    """Read the state dicts of three networks, each under the name of its own.
+
+    They are three files in one folder, which is named itself or by any of them, or one file of all.
+
+    Raises:
+        CheckpointError: one is absent, and as `read_checkpoint`.
+    """
+    if path.is_file():
+        state = read_checkpoint(path)
+        if {name.split(".", 1)[0] for name in state} == set(NETWORK_FILES):
+            return state
+    folder = path if path.is_dir() else path.parent
+    found = {network: _find_network(folder, names) for network, names in NETWORK_FILES.items()}
+    lacking = [NETWORK_FILES[network][0] for network, file in found.items() if file is None]
+    if lacking:
+        raise CheckpointError(
+            f"{path}: no {' and no '.join(lacking)} beside it ({', '.join(SUFFIXES)}); RIFE 1.x to "
+            "3.1 need the weights of three networks"
+        )
+    return {
+        f"{network}.{name}": tensor
+        for network, file in found.items()
+        if file is not None
+        for name, tensor in read_checkpoint(file).items()
+    }
+
+
+def _find_network(folder: Path, names: Sequence[str]) -> Path | None:
+    files = (folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
 
 
 def _check_file(path: Path) -> None:
@@ -121,6 +164,7 @@ def _unwrap(path: Path, content: object) -> State:
     if not isinstance(content, dict) or not content:
         what = "nothing" if content == {} else f"a {type(content).__name__}"
         raise CheckpointError(f"{path} holds {what}; a state dict is accepted")
+    content = {name: one for name, one in content.items() if not str(name).endswith(COUNTER)}
     for name, tensor in content.items():
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             kind = getattr(tensor, "dtype", type(tensor).__name__)

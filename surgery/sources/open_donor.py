@@ -112,7 +112,8 @@ def open_donor(
     weights.require()
     network = stock.build_network(donor, scale=scale, ensemble=ensemble)
     if weights.path is not None:
-        state = checkpoint.read_checkpoint(weights.path)
+        read = checkpoint.read_networks if donor.has_three_networks else checkpoint.read_checkpoint
+        state = read(weights.path)
     else:
         from surgery.sources.calibrate import calibrated_weights
 

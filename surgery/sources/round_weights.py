@@ -6,11 +6,15 @@ left is the fault of the translation, and the rounding itself is measured apart 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
 
 _BETA = ".beta"
+# A batch normalisation folds into the convolution before it in a Sequential, as RIFE 1.x has them.
+_NORM = re.compile(r"(.+)\.(\d+)\.running_var")
+NORM_EPSILON = torch.nn.BatchNorm2d(1).eps
 
 
 def round_weights(
@@ -21,14 +25,19 @@ def round_weights(
     A ResConv computes beta * conv(x) + x. The converted weight is fp16(beta * w), or with `fast`
     fp16(beta * w + identity); the weight returned gives that in the donor's own arithmetic. With
     `keep_betas` nothing is folded, and it is fp16(w).
-    Biases, betas and slopes stay as they are, as ncnn keeps them in fp32.
+    Biases, betas and slopes stay as they are, as ncnn keeps them in fp32. What a batch
+    normalisation multiplies by is treated as a beta that is always folded.
     """
     rounded = {name: tensor.clone() for name, tensor in state.items()}
+    norms = _find_norm_factors(state)
     for name, tensor in state.items():
         if tensor.ndim != 4 or name.endswith(_BETA):
             continue
         parent = name.removesuffix(".conv.weight")
         beta = state.get(parent + _BETA)
+        if name in norms:
+            rounded[name] = _to_fp16(tensor * norms[name]) / norms[name]
+            continue
         if keep_betas or beta is None or parent == name:
             rounded[name] = _to_fp16(tensor)
             continue
@@ -38,6 +47,19 @@ def round_weights(
         # A beta of 0 silences its channel, whatever the weight.
         rounded[name] = torch.where(factors == 0, tensor, (folded - identity) / factors)
     return rounded
+
+
+def _find_norm_factors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What each convolution before a batch normalisation is multiplied by, [out,1,1,1]."""
+    factors = {}
+    for name, variance in state.items():
+        match = _NORM.fullmatch(name)
+        if match is None or not int(match[2]):
+            continue
+        gain = state.get(f"{match[1]}.{match[2]}.weight", torch.ones_like(variance))
+        convolution = f"{match[1]}.{int(match[2]) - 1}.weight"
+        factors[convolution] = (gain / (variance + NORM_EPSILON).sqrt()).reshape(-1, 1, 1, 1)
+    return factors
 
 
 def _to_fp16(tensor: torch.Tensor) -> torch.Tensor:

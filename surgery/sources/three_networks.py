@@ -35,13 +35,6 @@ CLASSES = {
 NETWORK_FILE, MODEL_FILE = "IFNet", "RIFE"
 # ContextNet halves five times, and every runtime pads to it.
 PADDING = 32
-# What each network's checkpoint is called: FusionNet was a U-Net before.
-# Source: `Model.load_model`.
-CHECKPOINTS = {
-    networks.FLOWNET: "flownet",
-    networks.CONTEXTNET: "contextnet",
-    networks.FUSIONNET: "unet",
-}
 
 
 @dataclasses.dataclass

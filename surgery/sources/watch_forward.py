@@ -73,10 +73,12 @@ def watch_forward(network: StockNetwork, preferred_image: int | None) -> Watched
         f"{prefix}.{name}" if prefix else name
         for prefix, module in network.net.named_modules()
         if module in runs
-        for name, _ in (
+        for name, tensor in (
             *module.named_parameters(recurse=False),
             *module.named_buffers(recurse=False),
         )
+        # A batch normalisation counts its batches, for training.
+        if tensor.is_floating_point()
     }
     image = find_image(result, (size, size), preferred_image)
     last = getattr(network.net, f"block{len(network.scale_list) - 1}", None)

@@ -18,7 +18,8 @@ from pathlib import PurePath
 from surgery.targets.runtimes import find_runtime
 
 # rife.cpp, load_param_model: "%s/%s.param" goes into char[256], and nothing checks its length.
-MAX_PATH_BYTES = 255 - len("/flownet.param")
+BUFFER_BYTES = 255
+MAX_PATH_BYTES = BUFFER_BYTES - len("/flownet.param")
 V4 = "v4"
 
 
@@ -98,8 +99,8 @@ PATH_RULES: dict[str, PathRules] = {
     ),
     "video2x": dataclasses.replace(_OFFICIAL, paddings=_NEW_PADDINGS, reads_name_alone=True),
 }
-# Parts of a name that select v4 and a padding, for the names that are proposed.
-_PREFIXES = ("rife-v4", "rife-v4.26", "rife-v4.25-lite")
+# Parts of a name that select a mode and a padding, for the names that are proposed.
+_PREFIXES = {V4: ("rife-v4", "rife-v4.26", "rife-v4.25-lite"), "v2": ("rife-v2",), "v1": ("rife",)}
 
 
 def read_folder_path(path: str, runtime: str) -> Reading | None:
@@ -126,8 +127,8 @@ def read_folder_path(path: str, runtime: str) -> Reading | None:
     return Reading(mode, rules.padding)
 
 
-def refuse_folder_path(path: str, padding: int, runtime: str) -> str:
-    """Say why a runtime would misread the folder of a v4 model; empty when it would not.
+def refuse_folder_path(path: str, padding: int, runtime: str, mode: str = V4) -> str:
+    """Say why a runtime would misread the folder of a model; empty when it would not.
 
     `path` should be absolute: a runtime may be given it in full, and then its parents count.
 
@@ -138,12 +139,14 @@ def refuse_folder_path(path: str, padding: int, runtime: str) -> str:
     """
     if _find_rules(runtime) is None:
         return ""
-    if fault := _find_fault(path, padding, runtime):
-        return f"{fault}; {_propose(path, padding, runtime)}"
+    if fault := _find_fault(path, padding, runtime, mode):
+        return f"{fault}; {_propose(path, padding, runtime, mode)}"
     return ""
 
 
-def name_folder(padding: int, runtime: str, name: str = "", parent: str = "") -> str | None:
+def name_folder(
+    padding: int, runtime: str, name: str = "", parent: str = "", mode: str = V4
+) -> str | None:
     """A folder name below `parent` that the runtime reads right, with `name` in it if that helps.
 
     None where no name does: the runtime never pads that far, or `parent` misleads it.
@@ -153,8 +156,8 @@ def name_folder(padding: int, runtime: str, name: str = "", parent: str = "") ->
     """
     # A name that misleads already would only grow: rife-v4.26-rife-v4.6.
     endings = [f"-{name}", ""] if name and "rife" not in name.lower() else [""]
-    for proposal in (prefix + ending for ending in endings for prefix in _PREFIXES):
-        if not _find_fault(str(PurePath(parent, proposal)), padding, runtime):
+    for proposal in (prefix + ending for ending in endings for prefix in _PREFIXES[mode]):
+        if not _find_fault(str(PurePath(parent, proposal)), padding, runtime, mode):
             return proposal
     return None
 
@@ -164,17 +167,19 @@ def _find_rules(runtime: str) -> PathRules | None:
     return PATH_RULES.get(found.reads_paths_like or found.name)
 
 
-def _find_fault(path: str, padding: int, runtime: str) -> str:
-    if len(path.encode()) > MAX_PATH_BYTES:
+def _find_fault(path: str, padding: int, runtime: str, mode: str) -> str:
+    longest = MAX_PATH_BYTES if mode == V4 else BUFFER_BYTES - len("/contextnet.param")
+    if len(path.encode()) > longest:
         return (
             f"the path has {len(path.encode())} bytes, and {runtime} has room for "
-            f"{MAX_PATH_BYTES} and does not check"
+            f"{longest} and does not check"
         )
     reading = read_folder_path(path, runtime)
     if reading is None:
-        return f"{runtime} refuses the path {path}: it looks for 'rife-v4' in it"
-    if reading.mode != V4:
-        return f"{runtime} takes the path {path} for a RIFE {reading.mode} of three networks"
+        return f"{runtime} refuses the path {path}: it looks for '{_PREFIXES[mode][0]}' in it"
+    if reading.mode != mode:
+        count = "one network" if reading.mode == V4 else "three networks"
+        return f"{runtime} takes the path {path} for a RIFE {reading.mode} of {count}"
     if reading.padding % padding:
         return (
             f"the model needs frames padded to {padding}, and {runtime} pads to "
@@ -183,10 +188,10 @@ def _find_fault(path: str, padding: int, runtime: str) -> str:
     return ""
 
 
-def _propose(path: str, padding: int, runtime: str) -> str:
+def _propose(path: str, padding: int, runtime: str, mode: str) -> str:
     folder = PurePath(path)
-    if proposal := name_folder(padding, runtime, folder.name, str(folder.parent)):
+    if proposal := name_folder(padding, runtime, folder.name, str(folder.parent), mode):
         return f"{proposal} is a name that works"
-    if proposal := name_folder(padding, runtime, folder.name):
+    if proposal := name_folder(padding, runtime, folder.name, mode=mode):
         return f"choose another parent folder: {proposal} works where no parent misleads it"
     return f"no name makes {runtime} pad to {padding}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from surgery.errors import HubError, RuntimeRefused
 from surgery.formats.ncnn_bin import write_weights
-from surgery.formats.ncnn_folder import write_network
+from surgery.formats.ncnn_folder import NETWORK, write_network
 from surgery.formats.ncnn_param import NcnnGraph, render
 from surgery.formats.ncnn_splits import insert_splits
+from surgery.hub import networks
 from surgery.hub.model import HubMetadata, HubModel
 from surgery.passes import pipeline
 from surgery.passes.fold_betas import fold_betas
@@ -18,6 +20,7 @@ from surgery.targets.dense_cost import measure_dense_cost
 from surgery.targets.legalise.fuse_activations import fuse_activations
 from surgery.targets.legalise.merge_crops import merge_crops
 from surgery.targets.legalise.name_flows import name_flows
+from surgery.targets.legalise.negate_flow import negate_flow
 from surgery.targets.legalise.widen_convolutions import widen_convolutions
 from surgery.targets.runtimes import RUNTIMES, Runtime, find_runtime, refuse_graph
 from surgery.targets.to_ncnn import translate_graph
@@ -50,12 +53,13 @@ class NcnnModel:
     """A translated model.
 
     Attributes:
-        graph: layers and weights.
+        graph: layers and weights; of three networks, those of the first.
         metadata: what the hub said about itself.
         options: how it was translated.
         edits: how many edits each pass made.
         flows: the names of the blobs that TTA averages; empty when there are none.
         notes: what the choice of runtimes costs, in words.
+        others: the other two of three networks, by the names of their files.
     """
 
     graph: NcnnGraph
@@ -64,6 +68,12 @@ class NcnnModel:
     edits: dict[str, int]
     flows: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    others: Mapping[str, NcnnGraph] = dataclasses.field(default_factory=dict)
+
+    @property
+    def networks(self) -> dict[str, NcnnGraph]:
+        """All networks, by the names of their files."""
+        return {NETWORK: self.graph, **self.others}
 
     def refusals(self) -> dict[str, str]:
         """For every known runtime why it cannot run the model; empty where it can."""
@@ -71,7 +81,9 @@ class NcnnModel:
 
     def refusal(self, runtime: Runtime) -> str:
         """Say why a runtime cannot run the model, with a layer for each reason; empty if it can."""
-        return refuse_graph(runtime, self.graph, self.metadata.padding)
+        padding = self.metadata.padding
+        reasons = (refuse_graph(runtime, graph, padding) for graph in self.networks.values())
+        return "; ".join(dict.fromkeys(filter(None, reasons)))
 
     def to_facts(self) -> str:
         """Render what is known about the model as JSON, the same for the same model."""
@@ -85,8 +97,9 @@ class NcnnModel:
         return json.dumps(facts, indent=2) + "\n"
 
     def write(self, folder: Path) -> None:
-        """Write the three files into an empty folder that is not in place yet."""
-        write_network(folder, render(self.graph), write_weights(self.graph, self.options.fp16))
+        """Write the files into an empty folder that is not in place yet."""
+        for name, graph in self.networks.items():
+            write_network(folder, render(graph), write_weights(graph, self.options.fp16), name)
         (folder / FACTS_FILE).write_text(self.to_facts(), encoding="utf-8", newline="\n")
 
 
@@ -108,19 +121,41 @@ def make_ncnn(model: HubModel, options: NcnnOptions) -> NcnnModel:
     passes = choose_passes(runtime, options)
     notes = _describe_costs(model, passes, options)
     edits = pipeline.run_passes(model, passes)
-    flows = name_flows(model)
-    graph = translate_graph(model, flows)
-    merge_crops(graph)
-    fuse_activations(graph)
-    if runtime is None or runtime.breaks_1x1_convolution:
-        widen_convolutions(graph)
-    insert_splits(graph)
-    made = NcnnModel(graph, model.metadata, options, edits, tuple(sorted(flows.values())), notes)
+    flows: dict[str, str] = {}
+    if model.metadata.kind in networks.KINDS:
+        graph, others = _translate_networks(model, runtime)
+    else:
+        flows = name_flows(model)
+        graph, others = _legalise(translate_graph(model, flows), runtime), {}
+    made = NcnnModel(
+        graph, model.metadata, options, edits, tuple(sorted(flows.values())), notes, others
+    )
     if runtime is not None:
         reason = made.refusal(runtime)
         if reason:
             raise RuntimeRefused(f"{runtime.name} ({runtime.description}): {reason}")
     return made
+
+
+def _translate_networks(
+    model: HubModel, runtime: Runtime | None
+) -> tuple[NcnnGraph, dict[str, NcnnGraph]]:
+    """Translate three networks one by one: the first, and the others by name."""
+    translated = {name: translate_graph(one) for name, one in networks.cut_networks(model).items()}
+    if model.metadata.kind == "v1":
+        negate_flow(translated[networks.CONTEXTNET])
+    first, *others = translated
+    legal = {name: _legalise(graph, runtime) for name, graph in translated.items()}
+    return legal[first], {name: legal[name] for name in others}
+
+
+def _legalise(graph: NcnnGraph, runtime: Runtime | None) -> NcnnGraph:
+    merge_crops(graph)
+    fuse_activations(graph)
+    if runtime is None or runtime.breaks_1x1_convolution:
+        widen_convolutions(graph)
+    insert_splits(graph)
+    return graph
 
 
 def _describe_costs(

@@ -17,7 +17,7 @@ from surgery.errors import UnsupportedOp
 from surgery.formats import ncnn_layers as ncnn
 from surgery.formats.ncnn_param import Layer, NcnnGraph
 from surgery.hub import ops, shapes
-from surgery.hub.model import V4_OUTPUT, HubModel
+from surgery.hub.model import HubModel
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -85,7 +85,8 @@ def translate_graph(model: HubModel, blob_names: Mapping[str, str] | None = None
             refusals.append(f"{node.name}: {key}: {reason} (torch module: {module})")
     if refusals:
         raise UnsupportedOp("to_ncnn", refusals)
-    return _rename_blobs(NcnnGraph(translation.layers), dict(blob_names or {}))
+    outputs = {tensor.name for tensor in graph.outputs}
+    return _rename_blobs(NcnnGraph(translation.layers), dict(blob_names or {}), outputs)
 
 
 def layer_name(node_name: str) -> str:
@@ -93,10 +94,10 @@ def layer_name(node_name: str) -> str:
     return node_name.strip("/").replace(" ", "_")
 
 
-def _rename_blobs(graph: NcnnGraph, names: dict[str, str]) -> NcnnGraph:
-    """Name every blob after the layer that makes it; inputs and out0 keep their names."""
+def _rename_blobs(graph: NcnnGraph, names: dict[str, str], outputs: set[str]) -> NcnnGraph:
+    """Name every blob after the layer that makes it; inputs and outputs keep their names."""
     for layer in graph.layers:
-        kept = layer.type == "Input" or V4_OUTPUT in layer.outputs
+        kept = layer.type == "Input" or not outputs.isdisjoint(layer.outputs)
         for blob in layer.outputs:
             names.setdefault(blob, blob if kept else layer.name)
     for layer in graph.layers:
@@ -112,6 +113,9 @@ def _refuse_operator(to: Translation, node: gs.Node) -> None:
 def _convolution(to: Translation, node: gs.Node) -> None:
     spec = ops.read_conv(node)
     weight = np.asarray(ops.constant(node.inputs[1]), np.float32)
+    if to.extents[node.inputs[0].name].height == shapes.ONE_PIXEL:
+        _inner_product(to, node, spec, weight)
+        return
     if spec.group == 1:
         params = _window(ncnn.Convolution, spec, node, weight)
         to.emit("Convolution", node, params, _weights(node, weight))
@@ -119,6 +123,30 @@ def _convolution(to: Translation, node: gs.Node) -> None:
     params = _window(ncnn.ConvolutionDepthWise, spec, node, weight)
     params[ncnn.ConvolutionDepthWise.GROUP] = spec.group
     to.emit("ConvolutionDepthWise", node, params, _weights(node, weight))
+
+
+def _inner_product(to: Translation, node: gs.Node, spec: ops.ConvSpec, weight: np.ndarray) -> None:
+    """A convolution of one pixel: what ncnn pools globally has one axis left."""
+    if spec.group != 1:
+        raise ValueError(f"group={spec.group} on one pixel; to_ncnn accepts 1")
+    params: dict[int, ncnn.ParamValue] = {
+        ncnn.InnerProduct.NUM_OUTPUT: len(weight),
+        ncnn.InnerProduct.BIAS_TERM: int(ops.optional_input(node, 2) is not None),
+        ncnn.InnerProduct.WEIGHT_COUNT: int(weight.size),
+    }
+    params = _without_defaults(params, ncnn.InnerProduct)
+    to.emit("InnerProduct", node, params, _weights(node, weight.reshape(len(weight), -1)))
+
+
+def _global_average(to: Translation, node: gs.Node) -> None:
+    to.emit(
+        "Pooling",
+        node,
+        {
+            ncnn.Pooling.POOLING_TYPE: ncnn.PoolingType.AVERAGE,
+            ncnn.Pooling.GLOBAL_POOLING: 1,
+        },
+    )
 
 
 def _deconvolution(to: Translation, node: gs.Node) -> None:
@@ -293,6 +321,10 @@ def _prelu(to: Translation, node: gs.Node) -> None:
     channels = to.extents[node.inputs[0].name].channels
     if slope.size not in (1, channels):
         raise ValueError(f"{slope.size} slopes for {channels} channels; one for each, or one")
+    if slope.size == 1:
+        # A leaky ReLU with a number that was learnt, which a convolution can apply.
+        to.emit("ReLU", node, {ncnn.ReLU.SLOPE: float(slope.reshape(-1)[0])})
+        return
     to.emit(
         "PReLU",
         node,
@@ -330,6 +362,7 @@ TRANSLATORS: dict[str, Translator] = {
     "ConvTranspose": _deconvolution,
     "DepthToSpace": _pixel_shuffle,
     "Div": _binary(_OP.DIV, _OP.RDIV),
+    "GlobalAveragePool": _global_average,
     "LeakyRelu": _leaky_relu,
     "Mul": _binary(_OP.MUL, _OP.MUL),
     "Neg": _neg,

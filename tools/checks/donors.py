@@ -36,6 +36,7 @@ TIMESTEP = 0.3
 BY_HAND = "by hand"
 # A folder's name tells a runtime its mode, and how far to pad.
 FOLDERS = {32: "rife-v4", 64: "rife-v4.26", 128: "rife-v4.25-lite"}
+NETWORKS_FOLDERS = {"v1": "rife", "v2": "rife-v2"}
 # The columns of the table: heading, how the engine's name begins, and which figure counts.
 COLUMNS = (
     ("onnxruntime", "hub: onnxruntime, native", "max_abs"),
@@ -91,7 +92,7 @@ def measure(case: Case) -> Result:
     try:
         opened = open_donor(donor, Weights(random_seed=SEED))
         with tempfile.TemporaryDirectory(prefix="donor") as scratch:
-            folder = Path(scratch) / name_folder(opened.network.padding)
+            folder = Path(scratch) / name_folder(opened.network.padding, opened.network.kind)
             _, validation = conversion.convert(donor, folder, random_weights=SEED)
     except ProofFailed as failure:
         return {"failed": str(failure)}
@@ -111,8 +112,13 @@ def measure(case: Case) -> Result:
     }
 
 
-def name_folder(padding: int) -> str:
-    """A name by which runtimes pad far enough, or the one that pads furthest."""
+def name_folder(padding: int, kind: str = "v4") -> str:
+    """A name by which runtimes pad far enough, or the one that pads furthest.
+
+    For three networks, the name by which runtimes know how they play together.
+    """
+    if kind in NETWORKS_FOLDERS:
+        return NETWORKS_FOLDERS[kind]
     return next((name for most, name in FOLDERS.items() if padding <= most), FOLDERS[128])
 
 

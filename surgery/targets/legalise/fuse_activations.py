@@ -5,8 +5,8 @@ from __future__ import annotations
 from surgery.formats import ncnn_layers as ncnn
 from surgery.formats.ncnn_param import Layer, NcnnGraph
 
-# The three share the ids of ACTIVATION_TYPE and ACTIVATION_PARAMS.
-CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise", "Deconvolution")
+# All share the ids of ACTIVATION_TYPE and ACTIVATION_PARAMS.
+CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise", "Deconvolution", "InnerProduct")
 
 
 def fuse_activations(graph: NcnnGraph) -> int:
