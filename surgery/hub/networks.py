@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 KINDS: Mapping[str, int] = {"v1": 2, "v2": 4}
 FLOWNET, CONTEXTNET, FUSIONNET = "flownet", "contextnet", "fusionnet"
 NETWORKS = (FLOWNET, CONTEXTNET, FUSIONNET)
+# In a model's metadata: the networks know no other.
+TIMESTEP = "fixed 0.5"
 FRAMES = ("in0", "in1")
 FLOW = "flow"
 # The flow of each frame, where it has a tensor of its own.
@@ -125,7 +127,7 @@ def _cut_out(
     graph.inputs, graph.outputs = [], [tensors[name] for name in outputs]
     for (tensor, extent), name in zip(cut, interface.inputs, strict=True):
         tensor.inputs.clear()
-        graph.inputs.append(set_input(tensor, name, extent))
+        graph.inputs.append(set_port(tensor, name, extent))
     for tensor, name in zip(graph.outputs, interface.outputs, strict=True):
         tensor.name, tensor.shape = name, None
     graph.cleanup().toposort()
@@ -134,8 +136,8 @@ def _cut_out(
     return cut_out
 
 
-def set_input(tensor: gs.Tensor, name: str, extent: shapes.Extent) -> gs.Tensor:
-    """Give a tensor the name and the shape of an input."""
+def set_port(tensor: gs.Tensor, name: str, extent: shapes.Extent) -> gs.Tensor:
+    """Give a tensor the name and the shape of an input or output."""
     tensor.name, tensor.dtype = name, np.dtype(np.float32)
     tensor.shape = [1, extent.channels, *shapes.name_sizes(extent)]
     return tensor

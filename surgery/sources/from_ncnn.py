@@ -1,25 +1,33 @@
-"""Import a model folder of rife-ncnn-vulkan, whoever made it, to the hub."""
+"""Import a model folder of rife-ncnn-vulkan, whoever made it, to the hub.
+
+Of RIFE 1 to 3 that is a folder of three networks, which become one hub model.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from surgery.errors import FormatError, HubError
+from surgery.errors import FormatError
+from surgery.formats import ncnn_layers as ncnn
 from surgery.formats.ncnn_bin import read_weights
-from surgery.formats.ncnn_folder import NETWORK, read_param_text
-from surgery.formats.ncnn_param import NcnnGraph, parse_with_faults
-from surgery.formats.ncnn_shapes import NOMINAL_SIZE, infer_shapes
+from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_param_text
+from surgery.formats.ncnn_param import Layer, NcnnGraph, parse_with_faults
+from surgery.formats.ncnn_shapes import NOMINAL_SIZE, Shape, infer_shapes_from
+from surgery.hub import networks
 from surgery.hub.model import OPSET, V4_INPUTS, V4_OUTPUT, HubMetadata, HubModel
+from surgery.hub.shapes import Extent
 from surgery.hub.verify import verify_hub
 from surgery.passes import edit
-from surgery.proof.forms import read_facts
+from surgery.proof.forms import NETWORKS_PADDING, find_kind, read_facts
+from surgery.proof.structure import shape_network_inputs
 from surgery.sources.describe_blocks import describe_blocks
 from surgery.sources.import_layers import LayerImport, import_layers
 
@@ -37,39 +45,43 @@ KEPT = (
     "scale_list",
     "baked",
 )
-# The network that only a folder of three has (rife.cpp, `RIFE::load`).
-SECOND_NETWORK = "contextnet.param"
 EXPORTER = "imported from ncnn"
 
 
 def import_folder(folder: Path) -> HubModel:
-    """Import a folder of one network, with its weights.
+    """Import a folder of one network or of three, with its weights.
 
     Read as ncnn reads it: faults of the text that ncnn survives, and what it ignores, are repaired
     and noted in the metadata.
 
     Raises:
-        FormatError: a file is missing or breaks its format, or the `.bin` does not fit.
+        FormatError: a file is missing or breaks its format, or a `.bin` does not fit.
         UnsupportedOp: layers that the hub cannot express; all of them are listed.
         HubError: what came out is not a legal hub model.
     """
-    if (folder / SECOND_NETWORK).exists():
-        raise HubError(
-            f"{folder.name} holds three networks (RIFE 1 to 3); a folder of one, RIFE 4, is "
-            "accepted"
-        )
-    path = folder / f"{NETWORK}.param"
+    if holds_three_networks(folder):
+        read = {name: _read_network(folder, name) for name in networks.NETWORKS}
+        graphs = {name: graph for name, (graph, _) in read.items()}
+        notes = [f"{name}: {fault}" for name, (_, faults) in read.items() for fault in faults]
+        model = import_networks(graphs, label=folder.name, notes=notes)
+    else:
+        graph, faults = _read_network(folder, NETWORK)
+        model = import_graph(graph, label=folder.name, notes=faults)
+    _take_facts(model, read_facts(folder).get("model", {}))
+    return model
+
+
+def _read_network(folder: Path, network: str) -> tuple[NcnnGraph, list[str]]:
+    path = folder / f"{network}.param"
     graph, faults = parse_with_faults(read_param_text(path), path.name)
-    weights = folder / f"{NETWORK}.bin"
+    weights = folder / f"{network}.bin"
     read = read_weights(graph, weights)
     if read.trailing_bytes:
         raise FormatError(
             f"{weights}: {read.trailing_bytes} bytes are left after the last layer, so it was not "
             "made for this .param; find the .bin that was"
         )
-    model = import_graph(graph, label=folder.name, notes=faults)
-    _take_facts(model, read_facts(folder).get("model", {}))
-    return model
+    return graph, faults
 
 
 def _take_facts(model: HubModel, facts: Mapping[str, Any]) -> None:
@@ -99,7 +111,8 @@ def import_graph(graph: NcnnGraph, *, label: str, notes: Sequence[str] = ()) -> 
         UnsupportedOp: layers that the hub cannot express; all of them are listed.
         HubError: what came out is not a legal hub model.
     """
-    made, importing = _build_graph(graph)
+    frame = {name: (count, NOMINAL_SIZE, NOMINAL_SIZE) for name, count in V4_INPUTS.items()}
+    made, importing = _build_graph(graph, frame, [V4_OUTPUT])
     model = HubModel(made, HubMetadata())
     model.replace_metadata(
         **describe_blocks(model),
@@ -114,26 +127,119 @@ def import_graph(graph: NcnnGraph, *, label: str, notes: Sequence[str] = ()) -> 
     return model
 
 
-def _build_graph(ncnn_graph: NcnnGraph) -> tuple[gs.Graph, LayerImport]:
+def import_networks(
+    graphs: Mapping[str, NcnnGraph], *, label: str, notes: Sequence[str] = ()
+) -> HubModel:
+    """Import the graphs of three networks, by the names of their files, as `import_graph` does one.
+
+    Raises:
+        FormatError: shapes that do not fit each other, or inputs that the runtime does not feed.
+        UnsupportedOp: layers that the hub cannot express; all of one network are listed.
+        HubError: what came out is not a legal hub model.
+    """
+    kind = find_kind(graphs[networks.CONTEXTNET])
+    parts: dict[str, HubModel] = {}
+    said = list(notes)
+    features: dict[str, Shape] = {}
+    for name in networks.NETWORKS:
+        graph = graphs[name]
+        inputs = shape_network_inputs(name, kind, features)
+        if name == networks.CONTEXTNET:
+            features = infer_shapes_from(graph, inputs)
+            graph = _read_flow_directly(graph)
+            inputs = {
+                blob: inputs.get(blob, inputs.get(networks.FLOWS[1], ()))
+                for blob in networks.INTERFACES[name].inputs
+            }
+        made, importing = _build_graph(graph, inputs, list(networks.INTERFACES[name].outputs))
+        parts[name] = HubModel(made, HubMetadata(kind=name))
+        said += [f"{name}: {note}" for note in importing.notes]
+    fingerprints = "".join(_fingerprint(graphs[name]) for name in networks.NETWORKS)
+    metadata = HubMetadata(
+        timestep=networks.TIMESTEP,
+        padding=NETWORKS_PADDING,
+        donor=label,
+        exporter=EXPORTER,
+        weights_sha256=hashlib.sha256(fingerprints.encode()).hexdigest(),
+        baked=tuple(said),
+        tools=(f"onnx {onnx.__version__}",),
+    )
+    model = networks.join_networks(parts, metadata)
+    verify_hub(model.to_onnx())
+    return model
+
+
+def _read_flow_directly(contextnet: NcnnGraph) -> NcnnGraph:
+    """A contextnet whose flow is an input: in `v1` it is the negation of one.
+
+    Source: rife-ncnn-vulkan rife.cpp, which feeds the first frame's flow behind the negation.
+    """
+    first, second = networks.FLOWS
+    negations = [layer for layer in contextnet.layers if first in layer.outputs]
+    if [layer.type for layer in negations] == ["Input"]:
+        return contextnet
+    if len(negations) != 1 or not _negates(negations[0], second):
+        raise FormatError(
+            f"contextnet: nothing makes {first} the negation of {second}, by which a RIFE 1 "
+            "would warp the first frame"
+        )
+    layers = []
+    for layer in contextnet.layers:
+        if layer is negations[0]:
+            continue
+        is_flow = layer.type == "Input" and layer.outputs == [second]
+        layers.append(Layer("Input", first, [], [first]) if is_flow else layer)
+    return NcnnGraph(layers)
+
+
+def _negates(layer: Layer, blob: str) -> bool:
+    if layer.inputs != [blob]:
+        return False
+    if layer.type == "UnaryOp":
+        return ncnn.read_int(layer.params, ncnn.UnaryOp.OP_TYPE) == ncnn.UnaryOpType.NEG
+    kind = ncnn.read_int(layer.params, ncnn.BinaryOp.OP_TYPE) if layer.type == "BinaryOp" else None
+    return kind == ncnn.BinaryOpType.MUL and ncnn.read_float(layer.params, ncnn.BinaryOp.B) == -1
+
+
+def _build_graph(
+    ncnn_graph: NcnnGraph, inputs: Mapping[str, Shape], outputs: Sequence[str]
+) -> tuple[gs.Graph, LayerImport]:
+    """The hub graph of ncnn's; `inputs` are the shapes of its inputs for NOMINAL_SIZE."""
     import onnx_graphsurgeon as gs
 
-    inputs = [
-        gs.Variable(name, np.dtype(np.float32), [1, channels, "H", "W"])
-        for name, channels in V4_INPUTS.items()
+    fed = [
+        networks.set_port(gs.Variable(name), name, _find_extent(shape))
+        for name, shape in inputs.items()
     ]
-    graph = gs.Graph(inputs=inputs, name="rife", opset=OPSET)
-    blob_shapes = infer_shapes(ncnn_graph, NOMINAL_SIZE, NOMINAL_SIZE)
-    if V4_OUTPUT not in blob_shapes:
-        raise FormatError(f"no layer makes {V4_OUTPUT}, which the runtime reads")
-    importing = import_layers(ncnn_graph, graph, inputs, blob_shapes)
-    made = importing.tensors[V4_OUTPUT]
-    output = gs.Variable(V4_OUTPUT, np.dtype(np.float32), [1, 3, "H", "W"])
-    if made.outputs or any(made is tensor for tensor in inputs):
-        edit.add_node(graph, f"/{V4_OUTPUT}", "Identity", [made], output=output)
-    else:
-        made.inputs[0].outputs = [output]
-    graph.outputs = [output]
+    graph = gs.Graph(inputs=fed, name="rife", opset=OPSET)
+    blob_shapes = infer_shapes_from(ncnn_graph, inputs)
+    lacking = [name for name in outputs if name not in blob_shapes]
+    if lacking:
+        raise FormatError(f"no layer makes {', '.join(lacking)}, which the runtime reads")
+    importing = import_layers(ncnn_graph, graph, fed, blob_shapes)
+    for name in outputs:
+        made = importing.tensors[name]
+        output = networks.set_port(gs.Variable(name), name, _find_extent(blob_shapes[name]))
+        if made.outputs or not made.inputs:
+            edit.add_node(graph, f"/{name}", "Identity", [made], output=output)
+        else:
+            made.inputs[0].outputs = [output]
+        graph.outputs.append(output)
     return graph, importing
+
+
+def _find_extent(shape: Shape) -> Extent:
+    """Of a blob, by its shape for frames of NOMINAL_SIZE.
+
+    Raises:
+        FormatError: it has no height and width.
+    """
+    if len(shape) != 3:
+        raise FormatError(
+            f"a blob of the shape {shape} stands between networks; planes are expected"
+        )
+    channels, height, width = shape
+    return Extent(channels, Fraction(height, NOMINAL_SIZE), Fraction(width, NOMINAL_SIZE))
 
 
 def _fingerprint(graph: NcnnGraph) -> str:

@@ -260,6 +260,27 @@ def _grouped_convolution(importing: LayerImport, layer: Layer) -> None:
     _emit_convolution(importing, layer, "Conv", layer.weights["weight"], attributes)
 
 
+def _inner_product(importing: LayerImport, layer: Layer) -> None:
+    """Of the one pixel that a global pooling leaves: a convolution of 1x1."""
+    shape = importing.shapes[layer.inputs[0]]
+    if len(shape) != 1:
+        raise ValueError(
+            f"reads a blob of {len(shape)} axes; import accepts what was pooled to one"
+        )
+    weight = layer.weights["weight"][:, :, np.newaxis, np.newaxis]
+    attributes: dict[str, object] = {"kernel_shape": [1, 1], "group": 1}
+    _emit_convolution(importing, layer, "Conv", weight, attributes)
+
+
+def _pooling(importing: LayerImport, layer: Layer) -> None:
+    kind = read_int(layer.params, ncnn.Pooling.POOLING_TYPE)
+    is_global = read_int(layer.params, ncnn.Pooling.GLOBAL_POOLING)
+    if kind != ncnn.PoolingType.AVERAGE or not is_global:
+        raise ValueError("pools windows, or their largest; import accepts the mean of a channel")
+    data = importing.read(layer.inputs[0])
+    importing.answer(layer, importing.emit(layer, "GlobalAveragePool", [data]))
+
+
 def _deconvolution(importing: LayerImport, layer: Layer) -> None:
     ids = ncnn.Deconvolution
     if read_int(layer.params, ids.OUTPUT_W) or read_int(layer.params, ids.OUTPUT_H):
@@ -537,6 +558,7 @@ IMPORTERS: dict[str, Importer] = {
     "Deconvolution": _deconvolution,
     "Eltwise": _eltwise,
     "ExpandDims": _reshape_constant,
+    "InnerProduct": _inner_product,
     "Input": _input,
     "Interp": _interp,
     "MemoryData": _memory_data,
@@ -544,6 +566,7 @@ IMPORTERS: dict[str, Importer] = {
     "Packing": _pass_on,
     "Padding": _padding,
     "PixelShuffle": _pixel_shuffle,
+    "Pooling": _pooling,
     "ReLU": _relu,
     "Reshape": _reshape_constant,
     "Scale": _scale,
