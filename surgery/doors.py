@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from surgery.hub.model import HubModel
 
 
+LEAST_SIDE = 64
+
+
 def open_door(text: str, progress: Progress = silent) -> HubModel | None:
     """Open what comes without PyTorch source: a hub model, a foreign ONNX, or a model folder.
 
@@ -70,8 +73,10 @@ def _prove_import(folder: Path, model: HubModel) -> None:
     from surgery.proof.validate import refuse_failed, validate_forms
 
     original, hub = open_folder(folder), HubForm(model.to_onnx(), "imported hub")
-    # One small frame: a layer that is read wrong shows anywhere.
-    size = (2 * original.padding, original.padding)
+    # One small frame: a layer that is read wrong shows anywhere. Three networks have levels of a
+    # 32th of it, and one pixel is too small for ncnn to resize (interp.cpp).
+    side = max(LEAST_SIDE, original.padding)
+    size = (2 * side, side)
     validation = validate_forms(original, [hub], sizes=[size], timesteps=hub.timesteps or (0.5,))
     refuse_failed(validation)
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.formats.ncnn_folder import NETWORK, read_param_text
+from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_param_text
 from surgery.formats.ncnn_param import NcnnGraph, parse
 from surgery.proof.traffic import measure_cost
 from surgery.sources.open_donor import Weights
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 SIZE = (1920, 1080)
 WARP = "rife.Warp"
 RUNS = "runs"
+# rife.cpp, `RIFE::process`: the blob `flow` is averaged, whatever the networks are.
+TTA_OF_THREE = "averages its flows"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +168,8 @@ def _open(text: str, judged: Sequence[Runtime], building: _Building) -> _Opened:
         from surgery.hub.model import load_hub
 
         return _open_hub(load_hub(path), path.name, "hub model", judged, {path.name: _size(path)})
+    if holds_three_networks(path):
+        return _open_networks(path, judged)
     if path.suffix == ".param" or (path / f"{NETWORK}.param").is_file():
         return _open_ncnn(path, judged)
     hub, label = _export(text, building)
@@ -227,9 +231,30 @@ def _open_hub(
         graph=graph,
         padding=padding,
         files=files,
-        reasons={one.name: refuse_graph(one, converted.graph, padding) for one in judged},
-        tta=describe_tta(converted.graph),
+        reasons={one.name: converted.refusal(one) for one in judged},
+        tta=describe_tta(converted.graph) if not converted.others else TTA_OF_THREE,
     )
+
+
+def _open_networks(path: Path, judged: Sequence[Runtime]) -> _Opened:
+    """Open a folder of three networks; contextnet, which runs twice, costs twice."""
+    from surgery.proof.forms import open_folder
+    from surgery.sources.from_ncnn import import_folder
+
+    form = open_folder(path)
+    files = {
+        file.name: _size(file) for name in form.graphs for file in sorted(path.glob(f"{name}.*"))
+    }
+    label = f"model folder of three networks, RIFE {form.kind}"
+    opened = _open_hub(import_folder(path), path.name, label, judged, files)
+    reasons = {}
+    for one in judged:
+        said = [refuse_graph(one, graph, form.padding) for graph in form.graphs.values()]
+        reason = "; ".join(dict.fromkeys(filter(None, said)))
+        if not reason and one.name in RUNTIMES:
+            reason = refuse_folder_path(str(path.resolve()), form.padding, one.name, form.kind)
+        reasons[one.name] = reason
+    return dataclasses.replace(opened, reasons=reasons)
 
 
 def _open_ncnn(path: Path, judged: Sequence[Runtime]) -> _Opened:

@@ -6,12 +6,18 @@ here: a runtime that is missing where nothing should be is a fault, not a pass.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+
+if TYPE_CHECKING:
+    from surgery.hub.model import HubModel
+    from surgery.proof.validate import Validation
+    from surgery.sources.open_donor import OpenDonor
 
 NO_PUBLISHED = "SURGERY_PUBLISHED names no folder of published .param files"
 
@@ -215,3 +221,60 @@ def make_networks(tmp_path_factory: pytest.TempPathFactory) -> MakeNetworks:
         return folder
 
     return make
+
+
+NETWORKS_FOLDERS = {"v1": "rife-HD", "v2": "rife-v2.3"}
+OpenNetworks = Callable[[str], "OpenDonor"]
+ExportNetworks = Callable[[str], "HubModel"]
+ConvertNetworks = Callable[[str], "tuple[Path, Validation]"]
+
+
+@pytest.fixture(scope="session")
+def open_networks(make_networks: MakeNetworks) -> OpenNetworks:
+    """The stand-in of a kind with calibrated weights, made once."""
+
+    @functools.cache
+    def make(kind: str) -> OpenDonor:
+        from surgery.sources.open_donor import Weights, open_donor
+
+        return open_donor(str(make_networks(kind)), Weights(random_seed=1))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def export_networks(open_networks: OpenNetworks) -> ExportNetworks:
+    """A hub model of the stand-in, made once and copied."""
+
+    @functools.cache
+    def export(kind: str) -> bytes:
+        from surgery.conversion import export_donor
+
+        return export_donor(open_networks(kind)).to_onnx().SerializeToString()
+
+    def copy(kind: str) -> HubModel:
+        import onnx
+
+        from surgery.hub.model import from_onnx
+
+        return from_onnx(onnx.load_from_string(export(kind)))
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def convert_networks(
+    make_networks: MakeNetworks, tmp_path_factory: pytest.TempPathFactory
+) -> ConvertNetworks:
+    """The model folder of the stand-in, proven, made once; nobody may change it."""
+
+    @functools.cache
+    def convert(kind: str) -> tuple[Path, Validation]:
+        from surgery import conversion
+
+        folder = tmp_path_factory.mktemp("converted") / NETWORKS_FOLDERS[kind]
+        _, validation = conversion.convert(str(make_networks(kind)), folder, random_weights=1)
+        assert validation is not None
+        return folder, validation
+
+    return convert

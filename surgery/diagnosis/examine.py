@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from surgery.errors import FormatError, SurgeryError
 from surgery.formats.ncnn_bin import read_weights
-from surgery.formats.ncnn_folder import NETWORK, read_param_text
+from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_param_text
 from surgery.formats.ncnn_layers import LAYER_TYPES, BinaryOp, BinaryOpType, Kind, read_int
 from surgery.formats.ncnn_param import Layer, NcnnGraph, parse_with_faults
+from surgery.hub import networks
 from surgery.hub.model import V4_OUTPUT
-from surgery.proof.structure import check_ncnn_structure
+from surgery.proof.forms import NETWORKS_PADDING, find_kind
+from surgery.proof.structure import Finding, check_ncnn_structure, check_networks_structure
 from surgery.targets.check_tta import describe_tta
-from surgery.targets.folder_names import PATH_RULES, refuse_folder_path
+from surgery.targets.folder_names import PATH_RULES, V4, refuse_folder_path
 from surgery.targets.runtimes import RUNTIMES, Runtime, refuse_graph
 
 if TYPE_CHECKING:
@@ -68,12 +70,15 @@ class Examination:
         faults: everything that is wrong.
         graph: what the `.param` means, with its weights; None where nobody can tell.
         runtimes: names of those that were asked about.
+        kind: `v4` for one network, `v1` or `v2` for three (`surgery.hub.networks`); of three,
+            `graph` is None.
     """
 
     folder: str
     faults: list[Fault] = dataclasses.field(default_factory=list)
     graph: NcnnGraph | None = None
     runtimes: tuple[str, ...] = ()
+    kind: str = V4
 
     def verdicts(self) -> dict[str, str]:
         """For each runtime that was asked about why it cannot run the folder; empty if it can."""
@@ -91,7 +96,7 @@ class Examination:
 
 
 def examine(folder: Path, runtimes: Sequence[Runtime] = ()) -> Examination:
-    """Examine a folder of one network for some runtimes, for all that are known by default.
+    """Examine a folder of one network or three for some runtimes, by default for all known.
 
     Nothing is written, and nothing of the folder is run.
 
@@ -103,13 +108,14 @@ def examine(folder: Path, runtimes: Sequence[Runtime] = ()) -> Examination:
     found = Examination(folder.name, runtimes=names)
     path = folder / f"{NETWORK}.param"
     if not path.is_file():
-        raise SurgeryError(f"{folder} has no {path.name}; a model folder of RIFE 4 holds it")
+        raise SurgeryError(f"{folder} has no {path.name}; a model folder holds it")
+    if holds_three_networks(folder):
+        return _examine_networks(folder, chosen, found)
     try:
         text = read_param_text(path)
         graph, misreadings = parse_with_faults(text, path.name)
     except FormatError as error:
-        effect = "the layer is left out and the runtime dies of it"
-        found.faults.append(Fault("unreadable param", str(error), effect, names))
+        found.faults.append(_describe_unreadable(error, names))
         return found
     found.graph = graph
     found.faults += [_describe_misreading(one, names) for one in misreadings]
@@ -124,8 +130,50 @@ def examine(folder: Path, runtimes: Sequence[Runtime] = ()) -> Examination:
         found.faults += _examine_output(hub, names)
     padding = hub.metadata.padding if hub is not None else 1
     for runtime in chosen:
-        found.faults += _examine_runtime(graph, runtime, padding, folder)
+        found.faults += _examine_layers(graph, runtime)
+        found.faults += _examine_name(runtime, padding, folder, V4)
     found.faults = _merge(found.faults)
+    return found
+
+
+def _describe_unreadable(error: FormatError, names: tuple[str, ...]) -> Fault:
+    effect = "the layer is left out and the runtime dies of it"
+    return Fault("unreadable param", str(error), effect, names)
+
+
+def _examine_networks(folder: Path, chosen: Sequence[Runtime], found: Examination) -> Examination:
+    """As `examine`, for a folder of three networks; what belongs to one is said of it by name."""
+    names, graphs = found.runtimes, {}
+    for network in networks.NETWORKS:
+        path = folder / f"{network}.param"
+        try:
+            graph, misreadings = parse_with_faults(read_param_text(path), path.name)
+        except FormatError as error:
+            found.faults.append(_describe_unreadable(error, names))
+            continue
+        graphs[network] = graph
+        own = [_describe_misreading(one, names) for one in misreadings]
+        own += _examine_values(graph, names)
+        mend_values(graph)
+        own += _examine_weights(graph, folder / f"{network}.bin", names)
+        for runtime in chosen:
+            own += _examine_layers(graph, runtime)
+        found.faults += [dataclasses.replace(one, what=f"{network}: {one.what}") for one in own]
+    if networks.CONTEXTNET in graphs:
+        found.kind = find_kind(graphs[networks.CONTEXTNET])
+    if len(graphs) == len(networks.NETWORKS):
+        calls = {name: 2 if name == networks.CONTEXTNET else 1 for name in graphs}
+        warps = sum(
+            calls[name] * (layer.type == WARP)
+            for name, one in graphs.items()
+            for layer in one.layers
+        )
+        findings = check_networks_structure(graphs, found.kind, warps)
+        found.faults += [_describe_finding(finding, names) for finding in findings]
+    for runtime in chosen:
+        found.faults += _examine_name(runtime, NETWORKS_PADDING, folder, found.kind)
+    # What is repaired is a folder of one network.
+    found.faults = [dataclasses.replace(one, repairable=False) for one in _merge(found.faults)]
     return found
 
 
@@ -221,15 +269,17 @@ def _without_folder(text: str, path: Path) -> str:
 def _examine_structure(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
     warps = sum(layer.type == WARP for layer in graph.layers)
     for finding in check_ncnn_structure(graph, warps, has_timestep=_has_input(graph, "in2")):
-        sentence = str(finding)
-        if NEEDS_SPLIT in sentence:
-            yield Fault("missing split", finding.what, "it dies at the first frame", names, True)
-        elif FLOW_FAULT in sentence:
-            effect = "a count that is a multiple of 4 is packed on Vulkan and read as noise"
-            yield Fault("flow channels", sentence, effect, names, repairable=True)
-        else:
-            effect = "it dies, or computes another picture"
-            yield Fault("broken graph", sentence, effect, names)
+        yield _describe_finding(finding, names)
+
+
+def _describe_finding(finding: Finding, names: tuple[str, ...]) -> Fault:
+    sentence = str(finding)
+    if NEEDS_SPLIT in sentence:
+        return Fault("missing split", finding.what, "it dies at the first frame", names, True)
+    if FLOW_FAULT in sentence:
+        effect = "a count that is a multiple of 4 is packed on Vulkan and read as noise"
+        return Fault("flow channels", sentence, effect, names, repairable=True)
+    return Fault("broken graph", sentence, "it dies, or computes another picture", names)
 
 
 def _examine_placeholders(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
@@ -305,16 +355,17 @@ def _can_name_flows(graph: NcnnGraph) -> bool:
         return False
 
 
-def _examine_runtime(
-    graph: NcnnGraph, runtime: Runtime, padding: int, folder: Path
-) -> Iterator[Fault]:
+def _examine_layers(graph: NcnnGraph, runtime: Runtime) -> Iterator[Fault]:
     for reason in filter(None, refuse_graph(runtime, graph, 1).split("; ")):
         is_1x1 = "1x1" in reason
         kind = "1x1 convolution" if is_1x1 else "missing layer"
         effect = "it dies at load on Vulkan" if is_1x1 else "it dies at load"
         yield Fault(kind, reason, effect, (runtime.name,), repairable=True)
+
+
+def _examine_name(runtime: Runtime, padding: int, folder: Path, kind: str) -> Iterator[Fault]:
     if runtime.name in PATH_RULES:
-        fault = refuse_folder_path(str(folder.resolve()), padding, runtime.name)
+        fault = refuse_folder_path(str(folder.resolve()), padding, runtime.name, kind)
         if fault:
             effect = "it runs as another kind of network, or corrupts memory"
             yield Fault("folder name", fault, effect, (runtime.name,))

@@ -32,6 +32,7 @@ from surgery.proof.compare import Comparison, compare, judge
 from surgery.proof.inputs import make_samples
 from surgery.proof.tolerances import NCNN_FP16_WEIGHTS, NCNN_FP32, Tolerance
 from surgery.sources.from_ncnn import import_graph
+from surgery.targets.folder_names import V4
 from surgery.targets.make_ncnn import NcnnModel, NcnnOptions, make_ncnn
 
 if TYPE_CHECKING:
@@ -64,11 +65,16 @@ def repair(examination: Examination, options: NcnnOptions, progress: Progress = 
     """Repair what was examined.
 
     Raises:
-        SurgeryError: a fault that nobody can mend is left (missing weights, layers unknown to the
-            hub); the message lists those.
+        SurgeryError: it is a folder of three networks, or a fault that nobody can mend is left
+            (missing weights, layers unknown to the hub); the message lists those.
         RuntimeRefused: the runtime that was asked for cannot run the model even so.
         ProofFailed: the repaired model does not compute what the original does.
     """
+    if examination.kind != V4:
+        raise SurgeryError(
+            f"{examination.folder} holds three networks; --fix repairs a folder of one, and "
+            "'surgery convert' makes a new folder of this one"
+        )
     hopeless = [one for one in examination.faults if _is_hopeless(one)]
     if examination.graph is None or hopeless:
         listed = "\n".join(f"  {one.kind}: {one.what}" for one in hopeless)

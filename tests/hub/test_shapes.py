@@ -12,7 +12,7 @@ import pytest
 
 from surgery.errors import HubError
 from surgery.hub.model import from_onnx
-from surgery.hub.shapes import Extent, exact_fraction, infer_extents
+from surgery.hub.shapes import ONE_PIXEL, Extent, exact_fraction, infer_extents, name_sizes
 
 FULL, HALF = Fraction(1), Fraction(1, 2)
 
@@ -161,3 +161,29 @@ def test_operands_of_different_sizes_are_refused(operator: str) -> None:
 @pytest.mark.parametrize("factor", [Fraction(1, 3), Fraction(5, 6), Fraction(7), Fraction(1, 64)])
 def test_a_float32_factor_is_the_fraction_it_stands_for(factor: Fraction) -> None:
     assert exact_fraction(float(np.float32(float(factor)))) == factor
+
+
+def test_a_global_average_is_one_pixel_that_broadcasts() -> None:
+    x, pooled, y = (
+        gs.Variable("x", np.float32, [1, 8, "H", "W"]),
+        gs.Variable("p"),
+        gs.Variable("y"),
+    )
+    nodes = [
+        gs.Node("GlobalAveragePool", "/pool", inputs=[x], outputs=[pooled]),
+        gs.Node("Mul", "/mul", inputs=[pooled, x], outputs=[y]),
+    ]
+    extents = infer_extents(gs.Graph(nodes, [x]))
+    assert extents["p"] == Extent(8, ONE_PIXEL, ONE_PIXEL)
+    assert extents["y"] == Extent(8, FULL, FULL)
+
+
+@pytest.mark.parametrize(("size", "part"), [("H", FULL), ("H/2", HALF), ("height", FULL)])
+def test_the_size_of_an_input_says_which_part_of_the_frame_it_is(size: str, part: Any) -> None:
+    x = gs.Variable("x", np.float32, [1, 8, size, size])
+    node = gs.Node("Sigmoid", "/node", inputs=[x], outputs=[gs.Variable("y")])
+    assert infer_extents(gs.Graph([node], [x]))["y"] == Extent(8, part, part)
+
+
+def test_a_size_is_named_as_it_is_read() -> None:
+    assert name_sizes(Extent(8, FULL, HALF)) == ["H", "W/2"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from surgery.engines.frames import network_inputs
 from surgery.engines.ncnn import NcnnEngine
+from surgery.engines.ncnn_networks import NcnnNetworksEngine
 from surgery.errors import FormatError, HubError, UnsupportedOp
 from surgery.formats import ncnn_layers as ncnn
 from surgery.formats.ncnn_bin import write_weights
@@ -45,6 +47,7 @@ WARPED = """
     {layer}    warp 2 1 in0_b flow out0 {params}
 """
 
+Convert = Callable[[str], tuple[Path, object]]
 MakeFolder = Callable[[str], Path]
 
 
@@ -320,9 +323,10 @@ def test_a_bin_with_bytes_left_over_is_refused(folder: Path) -> None:
         import_folder(folder)
 
 
-def test_a_folder_of_three_networks_is_told_apart(folder: Path) -> None:
-    (folder / "contextnet.param").write_text("7767517\n", encoding="utf-8")
-    with pytest.raises(HubError, match="three networks"):
+def test_a_folder_of_two_networks_is_refused(folder: Path) -> None:
+    for end in ("param", "bin"):
+        shutil.copy(folder / f"flownet.{end}", folder / f"contextnet.{end}")
+    with pytest.raises(FormatError, match=r"fusionnet\.param"):
         import_folder(folder)
 
 
@@ -372,3 +376,42 @@ def test_the_same_folder_gives_the_same_bytes(folder: Path) -> None:
     assert first == second
     assert str(folder.parent).encode() not in first
     assert os.environ.get("HOME", "/nowhere").encode() not in first
+
+
+# ---- three networks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_three_networks_import_as_ncnn_runs_them(kind: str, convert_networks: Convert) -> None:
+    folder, _ = convert_networks(kind)
+    model = import_folder(folder)
+    assert (model.metadata.kind, model.metadata.warps) == (kind, 12)
+    assert model.metadata.donor == "train_log/RIFE_HD.py"
+    (sample,) = make_samples([(96, 64)], [0.5], SEED)
+    (expected,) = NcnnNetworksEngine(folder, kind, 32).run([sample])
+    assert_same(expected, run_hub(model, sample))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        (
+            "BinaryOp flow.0 1 1",
+            "Sigmoid flow.0 1 1 flow.1 flow.0",
+            "negation of flow",
+        ),
+        ("Input flow.1 0 1 flow.1", "Input flow.2 0 1 flow.2", "flow"),
+    ],
+)
+def test_a_flow_that_is_made_in_another_way_is_refused(
+    old: str, new: str, complaint: str, convert_networks: Convert, tmp_path: Path
+) -> None:
+    folder = tmp_path / "rife"
+    shutil.copytree(convert_networks("v1")[0], folder)
+    path = folder / "contextnet.param"
+    lines = [" ".join(line.split()) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert sum(line.startswith(old) for line in lines) == 1
+    changed = [new if line.startswith(old) else line for line in lines]
+    path.write_text("\n".join(changed) + "\n", encoding="utf-8")
+    with pytest.raises(FormatError, match=complaint):
+        import_folder(folder)

@@ -69,3 +69,21 @@ def test_the_given_weights_stay_as_they_are() -> None:
     before = {name: tensor.clone() for name, tensor in state.items()}
     round_weights(state)
     assert all(torch.equal(state[name], before[name]) for name in state)
+
+
+def test_a_weight_before_a_normalisation_is_rounded_as_it_is_once_folded() -> None:
+    generator = torch.Generator().manual_seed(7)
+    norm = torch.nn.BatchNorm2d(8)
+    state = {"conv.0.weight": torch.randn(8, 4, 3, 3, generator=generator)}
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        state[f"conv.1.{name}"] = torch.rand(8, generator=generator) + 0.5
+    rounded = round_weights(state)
+    variance = state["conv.1.running_var"] + norm.eps
+    factors = (state["conv.1.weight"] / variance.sqrt()).reshape(-1, 1, 1, 1)
+    folded = rounded["conv.0.weight"] * factors
+    wanted = (state["conv.0.weight"] * factors).half().float()
+    assert torch.allclose(folded, wanted, rtol=1e-6, atol=0)
+    assert not torch.allclose(state["conv.0.weight"] * factors, wanted, rtol=1e-6, atol=0)
+    for name in state:
+        if name != "conv.0.weight":
+            assert torch.equal(rounded[name], state[name])

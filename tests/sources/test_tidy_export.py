@@ -93,3 +93,32 @@ def test_nothing_that_describes_the_machine_is_left() -> None:
     assert b"somebody" not in model.SerializeToString()
     assert model.graph.name == "rife"
     onnx.checker.check_model(model)
+
+
+def _mean(data: str, made: str, axis: int, keepdims: int = 1) -> onnx.NodeProto:
+    return helper.make_node("ReduceMean", [data, f"axis{axis}"], [made], keepdims=keepdims)
+
+
+AXES = {f"axis{axis}": np.array([axis], np.int64) for axis in (-1, 1, 2, 3)}
+
+
+@pytest.mark.parametrize("last", [3, -1])
+def test_the_mean_of_rows_and_then_of_columns_is_that_of_a_channel(last: int) -> None:
+    model = _make_model([_mean("x", "rows", last), _mean("rows", "y", 2)], AXES)
+    tidy_export(model)
+    (node,) = model.graph.node
+    assert (node.op_type, list(node.input), list(node.output)) == (
+        "GlobalAveragePool",
+        ["x"],
+        ["y"],
+    )
+    assert not model.graph.initializer
+
+
+@pytest.mark.parametrize(
+    "second", [_mean("rows", "y", 1), _mean("rows", "y", 3), _mean("rows", "y", 2, keepdims=0)]
+)
+def test_another_mean_stays(second: onnx.NodeProto) -> None:
+    model = _make_model([_mean("x", "rows", 3), second], AXES)
+    tidy_export(model)
+    assert [node.op_type for node in model.graph.node] == ["ReduceMean", "ReduceMean"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from surgery.errors import RuntimeRefused
@@ -138,3 +140,27 @@ def test_proposed_names_work(runtime: str) -> None:
             assert proposal is not None
             assert refuse_folder_path(f"/models/{proposal}", padding, runtime) == ""
     assert name_folder(256, runtime) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "complaint"),
+    [
+        ("/m/rife-v2.3", "v2", ""),
+        ("/m/rife-v3.1", "v2", ""),
+        ("/m/rife-HD", "v1", ""),
+        ("/m/rife-v4", "v2", "for a RIFE v4 of one network; rife-v2"),
+        ("/m/rife-HD", "v2", "for a RIFE v1 of three networks; rife-v2"),
+        ("/m/rife-v2.3", "v1", "for a RIFE v2 of three networks; .*rife"),
+        ("/m/flow", "v1", "it looks for 'rife' in it; rife-flow is a name that works"),
+    ],
+)
+def test_three_networks_want_a_name_of_their_mode(path: str, mode: str, complaint: str) -> None:
+    found = refuse_folder_path(path, 32, "nihui", mode)
+    assert bool(found) == bool(complaint)
+    assert re.search(complaint, found)
+
+
+def test_the_longest_name_of_three_networks_needs_room() -> None:
+    path = "/rife-v2" + "x" * (MAX_PATH_BYTES - len("/rife-v2"))
+    assert refuse_folder_path(path.replace("v2", "v4"), 32, "nihui") == ""
+    assert "has room for" in refuse_folder_path(path, 32, "nihui", "v2")

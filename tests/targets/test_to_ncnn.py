@@ -48,6 +48,8 @@ CONSTANTS = {
     "down": _weight(4, 3, 3, 3),
     "up": _weight(4, 3, 4, 4),
     "flow_weight": _weight(2, 3, 3, 3) * 8,
+    "gate": _weight(3, 3, 1, 1) * 8,
+    "slope": np.array([0.3], np.float32),
     "first": np.array([0], np.int64),
     "second": np.array([1], np.int64),
     "third": np.array([2], np.int64),
@@ -121,6 +123,14 @@ CASES: dict[str, list[Step]] = {
     "Resize by two factors": [
         ("Resize", ["in0", "", "slanted"], LINEAR),
         ("Resize", ["@", "", "slanted_back"], LINEAR),
+    ],
+    "GlobalAveragePool": [
+        ("GlobalAveragePool", ["in0"], {}),
+        ("Conv", ["@", "gate"], {}),
+        ("PRelu", ["@", "slope"], {}),
+        ("Conv", ["@", "gate", "bias"], {}),
+        ("Sigmoid", ["@"], {}),
+        ("Mul", ["in1", "@"], {}),
     ],
     "rife::Warp": [("Conv", ["in0", "flow_weight"], SAME), ("rife::Warp", ["in1", "@"], {})],
 }
@@ -243,3 +253,15 @@ def test_all_refusals_are_listed_at_once() -> None:
     with pytest.raises(UnsupportedOp) as caught:
         _translate(CUBIC, CUBIC, ("Add", ["@", "@1"], {}))
     assert len(caught.value.refusals) == 2
+
+
+def test_what_is_pooled_to_one_pixel_goes_through_inner_products() -> None:
+    graph = _translate(*CASES["GlobalAveragePool"])
+    assert [layer.type for layer in graph.layers if layer.type != "Input"] == [
+        "Pooling",
+        "InnerProduct",
+        "ReLU",
+        "InnerProduct",
+        "Sigmoid",
+        "BinaryOp",
+    ]

@@ -66,6 +66,13 @@ def test_a_folder_is_named_for_runtimes_to_pad_far_enough(
     assert donors.name_folder(padding) == name
 
 
+@pytest.mark.parametrize(("kind", "name"), [("v1", "rife"), ("v2", "rife-v2")])
+def test_a_folder_of_three_networks_is_named_for_their_mode(
+    donors: Any, kind: str, name: str
+) -> None:
+    assert donors.name_folder(32, kind) == name
+
+
 @pytest.mark.parametrize("kind", ["failed", "error"])
 def test_a_difference_and_an_accident_are_faults(donors: Any, kind: str) -> None:
     assert donors.find_faults("paper", {kind: "differs"}) == ["paper: differs"]

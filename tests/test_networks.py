@@ -1,0 +1,174 @@
+"""RIFE 1.x to 3.1 from source to the real runtime, and back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from surgery import conversion, doors
+from surgery.engines import Sample
+from surgery.engines.frames import read_png, write_png
+from surgery.errors import DonorError, RuntimeRefused, SurgeryError
+from surgery.hub.model import HubModel, load_hub, write_hub
+from surgery.inspection import inspect
+from surgery.proof.validate import Validation
+
+Convert = Callable[[str], tuple[Path, Validation]]
+MakeNetworks = Callable[..., Path]
+Export = Callable[[str], HubModel]
+ENGINES = {"torch", "onnxruntime-kernel", "onnxruntime-function", "ncnn"}
+RUNTIMES = {"rife-ncnn-vulkan-cpu", "rife-ncnn-vulkan-gpu"}
+NETWORKS = ("flownet", "contextnet", "fusionnet")
+NAMES = {f"{name}.{end}" for name in NETWORKS for end in ("param", "bin")}
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_a_conversion_is_proven_in_every_engine_and_in_the_real_runtime(
+    kind: str, convert_networks: Convert
+) -> None:
+    folder, validation = convert_networks(kind)
+    assert validation.passed
+    assert {row.runs_in for row in validation.rows} == (ENGINES | RUNTIMES) - {"torch"}
+    assert {row.timestep for row in validation.rows} == {0.5}
+    assert any("in the middle" in warning for warning in validation.warnings)
+    assert {path.name for path in folder.iterdir()} == {*NAMES, "surgery.json"}
+
+
+def _swap_flow_halves(text: str) -> str:
+    """Let the second frame be warped by the first one's flow, within fusionnet."""
+    lines = text.splitlines()
+    (slice_line,) = (line for line in lines if line.startswith("Slice "))
+    words = slice_line.split()
+    words[5], words[6] = words[6], words[5]
+    return text.replace(slice_line, " ".join(words))
+
+
+def _take_negation_away(text: str) -> str:
+    assert "2=-1.00000000e+00" in text
+    return text.replace("2=-1.00000000e+00", "2=1.00000000e+00", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "network", "plant"),
+    [("v1", "contextnet", _take_negation_away), ("v2", "fusionnet", _swap_flow_halves)],
+)
+def test_a_flow_of_the_other_direction_fails_the_proof(
+    kind: str,
+    network: str,
+    plant: Callable[[str], str],
+    convert_networks: Convert,
+    export_networks: Export,
+    tmp_path: Path,
+) -> None:
+    hub, folder = tmp_path / "hub.onnx", tmp_path / "rife"
+    write_hub(export_networks(kind), hub)
+    shutil.copytree(convert_networks(kind)[0], folder)
+    same = conversion.validate(str(hub), str(folder), sizes=[(64, 64)])
+    assert same.passed, same.complaints()
+    param = folder / f"{network}.param"
+    before = param.read_text(encoding="utf-8")
+    after = plant(before)
+    assert after != before
+    param.write_text(after, encoding="utf-8")
+    assert not conversion.validate(str(hub), str(folder), sizes=[(64, 64)]).passed
+
+
+def test_a_runtime_runs_the_folder_on_pictures(convert_networks: Convert, tmp_path: Path) -> None:
+    folder, _ = convert_networks("v2")
+    generator = np.random.default_rng(1)
+    frames = generator.random((2, 1, 3, 64, 96)).astype(np.float32)
+    first, second = tmp_path / "0.png", tmp_path / "1.png"
+    for path, frame in zip((first, second), frames, strict=True):
+        write_png(path, frame)
+    conversion.run(folder, first, second, tmp_path / "middle.png")
+    conversion.run(folder, first, second, tmp_path / "plain.png", engine="ncnn")
+    middle, plain = (read_png(tmp_path / name) for name in ("middle.png", "plain.png"))
+    assert Sample(middle, plain, 0.5).in0.shape == frames[0].shape
+    assert np.abs(middle - plain).max() <= 1.5 / 255
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("v1", "rife-v4"), ("v2", "rife-HD"), ("v2", "rife-v4")]
+)
+def test_a_name_of_another_mode_is_refused(
+    kind: str, name: str, make_networks: MakeNetworks, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeRefused, match="is a name that works"):
+        conversion.convert(str(make_networks(kind)), tmp_path / name, random_weights=1, proof=False)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_folder_becomes_a_hub_model_and_a_folder_again(
+    convert_networks: Convert, tmp_path: Path
+) -> None:
+    folder, _ = convert_networks("v1")
+    hub = tmp_path / "hub.onnx"
+    doors.import_model(folder, hub)
+    assert load_hub(hub).metadata.kind == "v1"
+    conversion.optimize(hub, tmp_path / "smaller.onnx")
+    conversion.translate(tmp_path / "smaller.onnx", tmp_path / "rife", fp16=False)
+    again = conversion.validate(str(hub), str(tmp_path / "rife"), sizes=[(64, 64)])
+    assert again.passed, again.complaints()
+
+
+def test_a_folder_is_inspected_as_what_it_is(convert_networks: Convert) -> None:
+    folder, _ = convert_networks("v2")
+    (found,) = inspect(str(folder))
+    assert found.form == "model folder of three networks, RIFE v2"
+    assert (found.warps, found.padding, set(found.files)) == (12, 32, NAMES)
+    assert set(found.runtimes.values()) == {"runs"}
+
+
+def test_the_doctor_has_nothing_to_say_of_a_good_folder(convert_networks: Convert) -> None:
+    examination = doors.doctor(convert_networks("v1")[0]).examination
+    assert examination.kind == "v1"
+    assert examination.is_healthy, examination.faults
+
+
+FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "a .bin that is too short": (
+        "short bin",
+        lambda folder: (folder / "contextnet.bin").write_bytes(b""),
+        "contextnet: ",
+    ),
+    "a network that is missing": (
+        "unreadable param",
+        lambda folder: (folder / "fusionnet.param").unlink(),
+        "fusionnet.param",
+    ),
+    "the name of another mode": (
+        "folder name",
+        lambda folder: folder.rename(folder.with_name("rife-v4")),
+        "for a RIFE v4 of one network",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_doctor_names_what_is_wrong_with_one_network(
+    name: str, convert_networks: Convert, tmp_path: Path
+) -> None:
+    kind, plant, words = FAULTS[name]
+    folder = tmp_path / "rife-v2.3"
+    shutil.copytree(convert_networks("v2")[0], folder)
+    plant(folder)
+    (folder,) = tmp_path.iterdir()
+    faults = doors.doctor(folder).examination.faults
+    assert kind in {fault.kind for fault in faults}
+    assert any(words in fault.what for fault in faults if fault.kind == kind)
+
+
+def test_three_networks_are_not_repaired(convert_networks: Convert, tmp_path: Path) -> None:
+    with pytest.raises(SurgeryError, match="holds three networks; --fix repairs a folder of one"):
+        doors.doctor(convert_networks("v2")[0], fix=tmp_path / "rife-v2")
+
+
+def test_a_flow_network_alone_is_refused(make_networks: MakeNetworks, tmp_path: Path) -> None:
+    folder = make_networks("v2")
+    (folder / "RIFE_HD.py").unlink()
+    with pytest.raises(DonorError):
+        conversion.convert(str(folder), tmp_path / "rife-v2", random_weights=1)
