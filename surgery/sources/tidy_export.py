@@ -82,6 +82,7 @@ def _join_means(graph: onnx.GraphProto) -> None:
             node.input[:] = [inner.input[0]]
             del node.attribute[:]
     read = {name for node in graph.node for name in node.input}
+    read |= {value.name for value in graph.output}
     kept = [node for node in graph.node if node.op_type != "ReduceMean" or node.output[0] in read]
     _replace_nodes(graph, kept)
 
