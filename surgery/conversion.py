@@ -400,7 +400,7 @@ def validate(
         arch: the version of a bare weights file, where its tensors do not tell.
         second_stage: run the refinement that stock source of 4.0 to 4.4 has.
         sizes: of the frames, (width, height); empty for two that suit the padding.
-        timesteps: between 0 and 1; empty for 0.25 and 0.5.
+        timesteps: between 0 and 1; empty for 0.25 and 0.5, or for the only one that a form knows.
         engines: names of engines; empty for each form's own.
         bisect: find the first layer that differs.
         cut_out: a folder to write that layer to, with its inputs.
@@ -435,12 +435,13 @@ def validate(
         )
         for text in (reference, candidate)
     ]
+    known = forms[0].timesteps or forms[1].timesteps
     validation = validate_forms(
         forms[0],
         forms[1:],
         engines=engines,
         sizes=sizes,
-        timesteps=timesteps or TIMESTEPS,
+        timesteps=timesteps or known or TIMESTEPS,
         progress=progress,
     )
     doubted = validation.has_failed_runtime() and validation.has_run_ncnn()
