@@ -581,7 +581,11 @@ def run(
     if in0.shape != in1.shape:
         sizes = [f"{frame.shape[3]}x{frame.shape[2]}" for frame in (in0, in1)]
         raise SurgeryError(f"the pictures are {sizes[0]} and {sizes[1]}; one size is expected")
-    runner = _make_runner(open_folder(folder), engine, gpu, tta, tta_temporal)
+    form = open_folder(folder)
+    if form.timesteps and timestep not in form.timesteps:
+        known = ", ".join(f"{one:g}" for one in form.timesteps)
+        raise SurgeryError(f"timestep {timestep:g}; {form.label} knows {known} alone")
+    runner = _make_runner(form, engine, gpu, tta, tta_temporal)
     progress(f"running {runner.name}")
     (frame,) = runner.run([Sample(in0, in1, timestep)])
     write_png(output, frame, force=force)

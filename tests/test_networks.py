@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from surgery import conversion, doors
-from surgery.engines import Sample
 from surgery.engines.frames import read_png, write_png
 from surgery.errors import DonorError, RuntimeRefused, SurgeryError
 from surgery.hub.model import HubModel, load_hub, write_hub
@@ -88,7 +87,9 @@ def test_a_runtime_runs_the_folder_on_pictures(convert_networks: Convert, tmp_pa
     conversion.run(folder, first, second, tmp_path / "middle.png")
     conversion.run(folder, first, second, tmp_path / "plain.png", engine="ncnn")
     middle, plain = (read_png(tmp_path / name) for name in ("middle.png", "plain.png"))
-    assert Sample(middle, plain, 0.5).in0.shape == frames[0].shape
+    assert middle.shape == plain.shape == frames[0].shape
+    with pytest.raises(SurgeryError, match=r"timestep 0\.25; rife-v2\.3 knows 0\.5 alone"):
+        conversion.run(folder, first, second, tmp_path / "quarter.png", timestep=0.25)
     assert np.abs(middle - plain).max() <= 1.5 / 255
 
 
