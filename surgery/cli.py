@@ -18,6 +18,7 @@ from surgery.errors import SurgeryError
 
 if TYPE_CHECKING:
     from surgery.diagnosis.examine import Examination
+    from surgery.doors import CheckUp
     from surgery.hub.model import HubMetadata
     from surgery.proof.validate import Validation
     from surgery.targets.make_ncnn import NcnnModel
@@ -533,7 +534,7 @@ def inspect_models(
     """Say what a model is made of, what a frame costs and where it runs."""
     from surgery import inspection
 
-    with _progress():
+    with _progress() as progress:
         found = inspection.inspect(
             first,
             second,
@@ -544,6 +545,7 @@ def inspect_models(
             second_stage=second_stage,
             runtime=runtime,
             size=_read_size(size),
+            progress=progress,
         )
     if json:
         typer.echo(inspection.to_json(found), nl=False)
@@ -563,6 +565,7 @@ def doctor(
         typer.Option("-o", "--output", metavar="DIR", help="The folder to make, with --fix"),
     ] = None,
     fp16: Fp16Option = True,
+    json: Annotated[bool, _flag("--json", does="Write JSON instead of sentences")] = False,
     force: ForceOption = False,
 ) -> None:
     """Say what is wrong with a model folder, for each runtime; exit status 1 when there is."""
@@ -574,13 +577,10 @@ def doctor(
         found = doors.doctor(
             folder, runtime=runtime, fix=output, fp16=fp16, force=force, progress=progress
         )
-    _show_examination(found.examination)
-    if found.repair is not None and found.afterwards is not None:
-        _say(
-            f"{output}: repaired; largest difference from the original with fp32 weights "
-            f"{found.repair.exact.max_abs:.1e}"
-        )
-        _show_examination(found.afterwards)
+    if json:
+        typer.echo(found.to_json(), nl=False)
+    else:
+        _show_check_up(found, output)
     last = found.afterwards or found.examination
     if not last.is_healthy:
         raise typer.Exit(1)
@@ -729,11 +729,21 @@ def _say_imported(output: Path, metadata: HubMetadata) -> None:
         _say(f"  note: {note}")
 
 
+def _show_check_up(found: CheckUp, output: Path | None) -> None:
+    _show_examination(found.examination)
+    if found.repair is not None and found.afterwards is not None:
+        _say(
+            f"{output}: repaired; largest difference from the original with fp32 weights "
+            f"{found.repair.exact.max_abs:.1e}"
+        )
+        _show_examination(found.afterwards)
+
+
 def _show_examination(examination: Examination) -> None:
     for fault in examination.faults:
         hit = (
             "every runtime"
-            if set(fault.runtimes) == set(examination.runtimes)
+            if len(examination.runtimes) > 1 and set(fault.runtimes) == set(examination.runtimes)
             else ", ".join(fault.runtimes)
         )
         mend = " (can be repaired: --fix)" if fault.repairable else ""

@@ -6,6 +6,7 @@ Each verb of the command line is one function here, as in `surgery.conversion`.
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,6 +175,16 @@ class CheckUp:
     examination: Examination
     repair: Repair | None = None
     afterwards: Examination | None = None
+
+    def to_json(self) -> str:
+        """What was found and what is left, for a script."""
+        largest = self.repair.exact.max_abs if self.repair is not None else None
+        facts = {
+            "found": self.examination.to_facts(),
+            "repaired": self.afterwards.to_facts() if self.afterwards is not None else None,
+            "largest_difference": largest,
+        }
+        return json.dumps(facts, indent=2) + "\n"
 
 
 def doctor(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_param_text
 from surgery.formats.ncnn_param import NcnnGraph, parse
+from surgery.progress import Progress, silent
 from surgery.proof.traffic import measure_cost
 from surgery.sources.open_donor import Weights
 from surgery.targets.check_tta import describe_tta
@@ -116,6 +117,7 @@ def inspect(
     second_stage: bool = False,
     runtime: str | None = None,
     size: tuple[int, int] = SIZE,
+    progress: Progress = silent,
 ) -> list[Inspection]:
     """Inspect a model, or two at one frame size.
 
@@ -129,6 +131,7 @@ def inspect(
         second_stage: run the refinement that stock source of 4.0 to 4.4 has.
         runtime: tell of this runtime alone; a name, or the path of a checkout.
         size: width and height of the frame, padded for both models before anything is counted.
+        progress: called with one line for each step.
 
     Raises:
         SurgeryError: one of them cannot be opened, or there is no such runtime.
@@ -136,7 +139,10 @@ def inspect(
     judged = [find_runtime(runtime)] if runtime else list(RUNTIMES.values())
     texts = [text for text in (first, second) if text is not None]
     building = _Building(weights, scale, ensemble, arch, second_stage)
-    opened = [_open(text, judged, building) for text in texts]
+    opened = []
+    for text in texts:
+        progress(f"opening {text}")
+        opened.append(_open(text, judged, building))
     multiple = math.lcm(*(one.padding for one in opened))
     width, height = (-(-side // multiple) * multiple for side in size)
     return [_measure(one, width, height) for one in opened]

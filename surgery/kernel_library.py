@@ -34,3 +34,12 @@ def ops_library() -> Path:
         )
     # A wheel is unpacked when it is installed, so its resources are files.
     return Path(str(library))
+
+
+def has_kernel() -> bool:
+    """Whether this installation was built with its kernel."""
+    try:
+        ops_library()
+    except KernelMissing:
+        return False
+    return True

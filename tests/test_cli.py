@@ -388,6 +388,21 @@ def test_validate_exits_with_0_for_the_same_and_1_for_another_model(
     assert json.loads((tmp_path / "report.json").read_text())["passed"] is False
 
 
+def test_a_script_reads_what_the_doctor_found(
+    surgery: Surgery, shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert surgery("doctor", shelf / "rife-v4", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["found"]["runtimes"]["nihui"] == "runs"
+    assert found["repaired"] is None
+    assert surgery("doctor", shelf / "short", "--json", "--runtime", "nihui") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["found"]["runtimes"]) == ["nihui"]
+    assert found["found"]["runtimes"]["nihui"] != "runs"
+    assert "bin" in found["found"]["faults"][0]["kind"]
+
+
 def test_the_runtimes_that_are_named_read_the_path_right(
     surgery: Surgery, shelf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -65,14 +66,32 @@ def test_the_command_tells_the_installed_version() -> None:
     assert version(DISTRIBUTION) in done.stdout.split()
 
 
-def test_a_wheel_holds_every_module_and_the_kernel(tmp_path: Path) -> None:
+def _build_wheel(folder: Path, **environment: str) -> Path:
     pytest.importorskip("scikit_build_core")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", tmp_path, ROOT], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run(
+        [*command, "--wheel-dir", folder, ROOT],
+        check=True,
+        capture_output=True,
+        env={**os.environ, **environment},
+    )
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def _list_sources() -> set[str]:
+    """Everything in the package that is under version control, by its name in a wheel."""
+    listed = subprocess.run(
+        ["git", "ls-files", "surgery"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    names = set(listed.stdout.split())
+    return names or {path.relative_to(ROOT).as_posix() for path in ROOT.glob("surgery/**/*.py")}
+
+
+def test_a_wheel_holds_every_file_and_the_kernel(tmp_path: Path) -> None:
+    wheel = _build_wheel(tmp_path)
     names = set(zipfile.ZipFile(wheel).namelist())
-    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "surgery").rglob("*.py")}
-    assert sources <= names
+    assert _list_sources() <= names
     assert f"surgery/_ops/{ops_library().name}" in names
     assert "surgery/py.typed" in names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {
@@ -80,6 +99,14 @@ def test_a_wheel_holds_every_module_and_the_kernel(tmp_path: Path) -> None:
         "surgery_rife",
     }
     assert "-py3-none-" in wheel.name
+
+
+def test_without_a_compiler_a_wheel_lacks_the_kernel_alone(tmp_path: Path) -> None:
+    wheel = _build_wheel(tmp_path, CXX="/there/is/no/compiler")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert _list_sources() <= names
+    assert not [name for name in names if "_ops" in name]
+    assert wheel.name.endswith("-py3-none-any.whl")
 
 
 def test_every_dependency_is_pinned() -> None:

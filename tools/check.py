@@ -20,6 +20,8 @@ from checks import (
     no_false_alarm,
     passes,
     score,
+    versions,
+    wheels,
 )
 
 
@@ -44,6 +46,8 @@ COMMANDS: dict[str, Command] = {
     "no-false-alarm": no_false_alarm,
     "passes": passes,
     "score": score,
+    "versions": versions,
+    "wheels": wheels,
 }
 
 

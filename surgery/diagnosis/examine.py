@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from surgery.errors import FormatError, SurgeryError
 from surgery.formats.ncnn_bin import read_weights
@@ -79,6 +79,14 @@ class Examination:
     graph: NcnnGraph | None = None
     runtimes: tuple[str, ...] = ()
     kind: str = V4
+
+    def to_facts(self) -> dict[str, Any]:
+        """Everything that was found, as JSON can say it."""
+        return {
+            "folder": self.folder,
+            "faults": [dataclasses.asdict(fault) for fault in self.faults],
+            "runtimes": {name: reason or "runs" for name, reason in self.verdicts().items()},
+        }
 
     def verdicts(self) -> dict[str, str]:
         """For each runtime that was asked about why it cannot run the folder; empty if it can."""

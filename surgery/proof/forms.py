@@ -22,6 +22,7 @@ from surgery.formats.ncnn_param import NcnnGraph
 from surgery.hub import networks
 from surgery.hub.model import HubModel, from_onnx
 from surgery.hub.verify import read_hub
+from surgery.kernel_library import has_kernel
 from surgery.passes import pipeline
 from surgery.proof import tolerances
 from surgery.proof.structure import (
@@ -172,8 +173,8 @@ class DonorForm(Form):
 class HubForm(Form):
     """A hub model, run by onnxruntime with the kernel or with the function body."""
 
-    engines = ("onnxruntime-kernel", "onnxruntime-function")
-    more_engines = ("onnx-reference",)
+    engines: tuple[str, ...] = ("onnxruntime-kernel", "onnxruntime-function")
+    more_engines: tuple[str, ...] = ("onnx-reference",)
 
     def __init__(self, model: onnx.ModelProto, label: str) -> None:
         """Hold a closed hub model."""
@@ -181,6 +182,11 @@ class HubForm(Form):
         self.label = label
         self.opened: HubModel = from_onnx(model)
         self.padding = self.opened.metadata.padding
+        if not has_kernel():
+            # What an installation without a compiler has computes the same.
+            kernel, *others = HubForm.engines
+            self.engines = tuple(others)
+            self.more_engines = (kernel, *HubForm.more_engines)
 
     def make_engine(self, name: str) -> Engine:
         """Make an engine; the reference is slow and for small frames."""

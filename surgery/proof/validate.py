@@ -383,9 +383,9 @@ def prove_conversion(
     contest.validation.warnings += () if isinstance(opened, Form) else opened.notes
     contest.check_structure(hub_form)
     contest.check_structure(folder)
-    for name in hub_form.engines:
+    for name in HubForm.engines:
         try:
-            contest.judge_if_sound(hub_form, name, few=name != HubForm.engines[0])
+            contest.judge_if_sound(hub_form, name, few=name != hub_form.engines[0])
         except KernelMissing as error:
             # The function body alone computes the same, and runs as well.
             contest.validation.warnings.append(f"not run: {error}")

@@ -51,6 +51,17 @@ def test_every_engine_of_a_hub_model_can_be_made(hub: onnx.ModelProto) -> None:
     assert names == ["onnxruntime, native warp", "onnxruntime, function warp", "onnx reference"]
 
 
+def test_without_a_kernel_the_function_body_is_what_runs(
+    hub: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("surgery.proof.forms.has_kernel", lambda: False)
+    form = HubForm(hub, "hub")
+    assert form.engines == ("onnxruntime-function",)
+    assert set(form.more_engines) == {"onnxruntime-kernel", "onnx-reference"}
+    monkeypatch.undo()
+    assert HubForm(hub, "hub").engines[0] == "onnxruntime-kernel"
+
+
 def test_what_is_neither_is_left_to_others(tmp_path: Path) -> None:
     assert open_file_form(tmp_path) is None
     assert open_file_form(tmp_path / "IFNet.py") is None
