@@ -326,10 +326,9 @@ def hash_tools() -> str:
     The compiled kernel is left out: machines compile it differently, and no model depends on it.
     """
     digest = hashlib.sha256(describe_versions().encode())
-    for path in sorted(PACKAGE.rglob("*")):
-        if path.suffix in (".py", ".html", ".css") and path.is_file():
-            name = path.relative_to(PACKAGE).as_posix()
-            digest.update(name.encode() + b"\0" + path.read_bytes())
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -18,12 +18,13 @@ from surgery.sources.find_donor import PREFIX
 # runtime as they are loaded, with the blobs of a proof's small frames.
 CONVERSION_BYTES = 1_050_000_000
 WEIGHT_COPIES = 18
-# Measured: a worker that runs a donor in torch, and one that waits for ncnn, with ncnn itself.
-TORCH_BYTES = 450_000_000
-NCNN_BYTES = 350_000_000
-# Convolutions in torch and ncnn unfold or transform what they read. Measured against the peak of
-# the graph, which counts blobs alone: 2 to 3 times.
-WORKSPACE = 3
+# Measured: a process that has loaded torch holds 265 MB, and a worker the donor's weights three
+# times; ncnn beside it 42 MB, and its weights four times.
+SCORE_BYTES = 400_000_000
+SCORE_COPIES = 7
+# Convolutions unfold and transform what they read. Measured in torch and ncnn, at 256x256 and
+# 960x576: 3.7 to 4.7 times the peak of the graph, which counts blobs alone.
+WORKSPACE = 5
 
 
 def count_conversion(recipes: Iterable[Recipe]) -> int:
@@ -57,9 +58,9 @@ def _count_parameters(donor: str) -> int:
 
 
 def count_frame(graph: NcnnGraph, width: int, height: int) -> int:
-    """The bytes that one frame of a model folder's network takes, in torch or in ncnn.
+    """The bytes that scoring a frame of a model folder's network takes: a worker and its runtime.
 
     Units: width and height in pixels, padded already.
     """
     cost = measure_cost(graph, width, height)
-    return max(TORCH_BYTES, NCNN_BYTES) + 2 * BYTES * cost.parameters + WORKSPACE * cost.peak
+    return SCORE_BYTES + SCORE_COPIES * BYTES * cost.parameters + WORKSPACE * cost.peak
