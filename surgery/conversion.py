@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.errors import DonorError, EngineError, OutputExists, RuntimeRefused, SurgeryError
+from surgery.errors import DonorError, EngineError, RuntimeRefused, SurgeryError
+from surgery.output import refuse_taken
 from surgery.progress import Progress, silent
 from surgery.sources.open_donor import OpenDonor, Weights, open_donor
 
@@ -81,7 +82,7 @@ def export(
     """
     from surgery.hub.model import write_hub
 
-    _refuse_taken(output, force)
+    refuse_taken(output, force=force)
     progress(f"loading {donor}")
     opened = open_donor(
         donor,
@@ -119,7 +120,7 @@ def optimize(
     from surgery.hub.verify import read_hub
     from surgery.passes import pipeline
 
-    _refuse_taken(output, force)
+    refuse_taken(output, force=force)
     model = from_onnx(read_hub(source))
     passes = (*pipeline.PORTABLE, *(pipeline.FAST if fast else ()))
     progress("rewriting the graph")
@@ -159,7 +160,7 @@ def translate(
     from surgery.output import new_folder
     from surgery.targets.make_ncnn import NcnnOptions
 
-    _refuse_taken(output, force)
+    refuse_taken(output, force=force)
     _refuse_runtime(runtime)
     options = NcnnOptions(runtime, fp16, keep_betas, fast)
     progress("translating")
@@ -208,9 +209,9 @@ def convert(
     from surgery.proof.validate import prove_conversion, refuse_failed
     from surgery.targets.make_ncnn import NcnnOptions
 
-    _refuse_taken(output, force)
+    refuse_taken(output, force=force)
     if page is not None:
-        _refuse_taken(page, force)
+        refuse_taken(page, force=force)
         if not proof:
             raise SurgeryError("--report tells what the proof found; leave --no-proof out")
         if page.resolve().is_relative_to(output.resolve()):
@@ -330,12 +331,6 @@ def _refuse_runtime(runtime: str | None, padding: int | None = None) -> None:
         raise RuntimeRefused(f"{runtime}: {reason}")
 
 
-def _refuse_taken(output: Path, force: bool) -> None:
-    """Refuse before the work, not after it."""
-    if output.exists() and not force:
-        raise OutputExists(f"{output} exists; --force replaces it, or choose another -o")
-
-
 def open_form(
     text: str,
     weights: Weights,
@@ -420,7 +415,7 @@ def validate(
 
     for taken in (report, page, cut_out):
         if taken is not None:
-            _refuse_taken(taken, force)
+            refuse_taken(taken, force=force)
     for timestep in timesteps:
         _refuse_timestep(timestep)
     given = Weights(weights, random_weights)
@@ -573,7 +568,7 @@ def run(
     from surgery.engines.frames import read_png, write_png
     from surgery.proof.forms import open_folder
 
-    _refuse_taken(output, force)
+    refuse_taken(output, force=force)
     if output.suffix.lower() != ".png":
         raise SurgeryError(f"-o {output}: the frame is written as PNG; name a .png")
     _refuse_timestep(timestep)

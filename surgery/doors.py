@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.errors import OutputExists
+from surgery.output import refuse_taken
 from surgery.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def import_model(
     """
     from surgery.hub.model import write_hub
 
+    refuse_taken(output, force=force)
     model = _import_and_prove(folder, progress)
     write_hub(model, output, force=force)
     return model
@@ -123,6 +124,7 @@ def lift(
     from surgery.hub.model import write_hub
     from surgery.sources.from_onnx import lift_file
 
+    refuse_taken(output, force=force)
     progress(f"lifting {source}")
     model = lift_file(source)
     write_hub(model, output, force=force)
@@ -157,6 +159,7 @@ def lower(
     from surgery.hub.model import load_hub
     from surgery.targets.to_onnx import OnnxOptions, write_lowered
 
+    refuse_taken(output, force=force)
     model = load_hub(source)
     progress(f"lowering to {layout}")
     return write_lowered(model, output, OnnxOptions(layout, opset, fp16), force=force)
@@ -217,13 +220,13 @@ def doctor(
     from surgery.targets.make_ncnn import NcnnOptions
     from surgery.targets.runtimes import find_runtime
 
+    if fix is not None:
+        refuse_taken(fix, force=force)
     runtimes = [find_runtime(runtime)] if runtime else []
     progress(f"examining {folder}")
     examination = examine(folder, runtimes)
     if fix is None:
         return CheckUp(examination)
-    if fix.exists() and not force:
-        raise OutputExists(f"{fix} exists; --force replaces it, or choose another -o")
     mended = repair(examination, NcnnOptions(runtime, fp16), progress)
     with new_folder(fix, force=force) as temporary:
         mended.made.write(temporary)

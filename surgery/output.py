@@ -29,6 +29,16 @@ _LOCK_ATTEMPTS = 3
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
+def refuse_taken(path: Path, *, force: bool) -> None:
+    """Refuse an output before the work, not after it.
+
+    Raises:
+        OutputExists: `path` exists and `force` is not set.
+    """
+    if path.exists() and not force:
+        raise OutputExists(f"{path} exists; --force replaces it, or choose another -o")
+
+
 def write_file_atomically(path: Path, data: bytes | str, *, force: bool = False) -> None:
     """Write `data` (text as UTF-8) to `path`; a reader sees the old file or the whole new one.
 

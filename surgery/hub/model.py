@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.errors import HubError
 from surgery.hub import warp
+from surgery.hub.check_content import check_content
 
 if TYPE_CHECKING:
     import onnx
@@ -26,6 +27,8 @@ OPSET = 18
 # The newest IR version that every onnxruntime of the last two years reads (IR 10: 1.18).
 IR_VERSION = 10
 KEY_PREFIX = "surgery."
+# The strongest reduction that any scale list asks for is 512; frames are padded to this in memory.
+MAX_PADDING = 4096
 V4_INPUTS = {"in0": 3, "in1": 3, "in2": 1}
 V4_OUTPUT = "out0"
 # What the inputs of an operator are called where they are constants.
@@ -119,8 +122,9 @@ def _read_property(name: str, text: str, default: object) -> object:
         return text
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise HubError(f"metadata 'surgery.{name}' is {text!r}, which is not JSON") from error
+    # Of numbers with thousands of digits, and of lists in lists without end.
+    except (ValueError, RecursionError) as error:
+        raise HubError(f"metadata 'surgery.{name}' is {text[:40]!r}, which is not JSON") from error
     if isinstance(default, tuple):
         if not isinstance(value, list):
             raise HubError(f"metadata 'surgery.{name}' is {text!r}; a JSON list is expected")
@@ -225,16 +229,19 @@ def load_hub(path: Path) -> HubModel:
     """Open a hub model file.
 
     Raises:
-        HubError: the file is absent, is not ONNX, or is not a hub model.
+        HubError: the file is absent, is not ONNX, or is not a legal hub model.
     """
-    return from_onnx(read_onnx(path))
+    from surgery.hub.verify import read_hub
+
+    return from_onnx(read_hub(path))
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
     """Read an ONNX file whose weights are all inside it.
 
     Raises:
-        HubError: the file is absent, too large, not ONNX, or points at external data.
+        HubError: the file is absent, too large, not ONNX, holds tensors that are not what they
+            say, or points at external data.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -250,12 +257,9 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise HubError(f"{path}: not an ONNX file ({error})") from error
     if not model.HasField("graph") or not model.opset_import:
         raise HubError(f"{path}: not an ONNX model (no graph or no opset)")
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise HubError(
-                f"{path}: tensor {tensor.name!r} lies in external data; "
-                "save the model as one file (onnx.save without save_as_external_data)"
-            )
+    if faults := check_content(model):
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise HubError(f"{path}: {faults[0]}{more}")
     return model
 
 

@@ -124,6 +124,8 @@ def _check_interface(model: hub_model.HubModel) -> list[str]:
         for tensor in model.graph.inputs
         if tensor.shape is None or len(tensor.shape) != 4
     ]
+    if not 1 <= metadata.padding <= hub_model.MAX_PADDING:
+        faults.append(f"padding {metadata.padding}; 1 to {hub_model.MAX_PADDING} is accepted")
     if metadata.timestep not in TIMESTEPS:
         faults.append(f"timestep {metadata.timestep!r}; accepted: {', '.join(TIMESTEPS)}")
     if faults:

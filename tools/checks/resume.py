@@ -122,5 +122,5 @@ def _find_kernel() -> list[Path]:
 
 
 def _find_checks(command: str) -> list[Path]:
-    module = Path(__file__).with_name(f"{command.replace('-', '_')}.py")
-    return [Path(__file__), *([module] if module.is_file() else [])]
+    name = command.replace("-", "_")
+    return [Path(__file__), *sorted(Path(__file__).parent.glob(f"{name}*.py"))]

@@ -42,7 +42,8 @@ def open_foreign(model: onnx.ModelProto) -> gs.Graph:
     if foreign:
         named = [f"{node.name}: {node.domain}::{node.op_type}" for node in foreign]
         raise UnsupportedOp("the hub", [f"{one}; ONNX's own are accepted" for one in named])
-    opset = max(one.version for one in copy.opset_import if one.domain in STANDARD_DOMAINS)
+    versions = [one.version for one in copy.opset_import if one.domain in STANDARD_DOMAINS]
+    opset = max(versions, default=0)
     if opset < OLDEST_OPSET:
         raise HubError(f"opset {opset}; {OLDEST_OPSET} or newer is accepted: export it again")
     name_after_modules(copy)
@@ -51,7 +52,13 @@ def open_foreign(model: onnx.ModelProto) -> gs.Graph:
     for node in graph.nodes:
         node.domain = None
     _widen(graph)
-    return graph.cleanup().toposort()
+    try:
+        return graph.cleanup().toposort()
+    except gs.OnnxGraphSurgeonException as error:
+        raise HubError(
+            "the graph runs in a circle, or makes one value twice; a graph that onnx.checker "
+            "accepts can be lifted"
+        ) from error
 
 
 def _widen(graph: gs.Graph) -> None:
