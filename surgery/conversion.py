@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.errors import DonorError, EngineError, RuntimeRefused, SurgeryError
+from surgery.errors import DonorError, EngineDied, EngineError, RuntimeRefused, SurgeryError
 from surgery.output import refuse_taken
 from surgery.progress import Progress, silent
 from surgery.sources.open_donor import OpenDonor, Weights, open_donor
@@ -582,8 +582,27 @@ def run(
         raise SurgeryError(f"timestep {timestep:g}; {form.label} knows {known} alone")
     runner = _make_runner(form, engine, gpu, tta, tta_temporal)
     progress(f"running {runner.name}")
-    (frame,) = runner.run([Sample(in0, in1, timestep)])
+    try:
+        (frame,) = runner.run([Sample(in0, in1, timestep)])
+    except EngineDied as error:
+        raise EngineDied(f"{error}; {_ask_doctor(folder, engine)}") from error
     write_png(output, frame, force=force)
+
+
+def _ask_doctor(folder: Path, engine: str) -> str:
+    """The reason for a crash that the doctor knows."""
+    from surgery.diagnosis.examine import examine
+    from surgery.targets.runtimes import RUNTIMES
+
+    judged = RUNTIMES["ncnn" if engine == "ncnn" else "wheel"]
+    # An engine gives the folder a name of its own.
+    kinds = [one for one in examine(folder, [judged]).faults if one.kind != "folder name"]
+    deadly = [one for one in kinds if not one.harmless]
+    if not deadly:
+        return "surgery doctor finds nothing wrong with the folder"
+    fault = deadly[0]
+    remedy = ", and --fix repairs it" if fault.repairable else ""
+    return f"surgery doctor finds {fault.kind}: {fault.what}: {fault.effect}{remedy}"
 
 
 def _refuse_timestep(timestep: float) -> None:

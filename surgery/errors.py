@@ -47,6 +47,10 @@ class EngineError(SurgeryError):
     """An engine that is not installed, did not run, or died."""
 
 
+class EngineDied(EngineError):
+    """An engine whose process crashed, took too long, or went on after a failure."""
+
+
 class KernelMissing(EngineError):
     """The compiled onnxruntime kernel of `rife::Warp` is not in this installation."""
 

@@ -9,6 +9,7 @@ platform has no `flock`, leftovers stay.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import re
@@ -26,7 +27,10 @@ except ImportError:  # Windows
 
 _NEW, _OLD = "surgery-new", "surgery-old"
 _LOCK_ATTEMPTS = 3
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+# Of Linux's renameat2, and what stands there for "relative to the current folder".
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
 
 
 def refuse_taken(path: Path, *, force: bool) -> None:
@@ -106,6 +110,8 @@ def _move_folder(temporary: Path, target: Path) -> None:
     if not target.exists():
         temporary.rename(target)
         return
+    if _exchange(temporary, target):
+        return
     # A folder with content cannot be renamed over: the old one steps aside. Should the process die
     # between the two renames, the next write to this target puts the old one back.
     aside = _name_beside(target, _OLD)
@@ -117,6 +123,17 @@ def _move_folder(temporary: Path, target: Path) -> None:
             aside.rename(target)
             raise
         _remove(aside)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two names change places in one step; False where the platform cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    # There is none on Windows and macOS, nor in other C libraries.
+    except (AttributeError, OSError, TypeError):
+        return False
+    names = (os.fsencode(first), os.fsencode(second))
+    return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
 
 
 @contextlib.contextmanager

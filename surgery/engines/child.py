@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from surgery.errors import EngineError, SurgeryError
+from surgery.errors import EngineDied, EngineError, SurgeryError
 
 JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
 # How much of what a runtime printed is looked at, at either end, and how much of that is told.
@@ -113,7 +113,8 @@ def run_worker(module: str, task: Task, *, engine: str, time_limit: float) -> Ou
     Units: time_limit in seconds, start of the process included.
 
     Raises:
-        EngineError: the worker refused, crashed, did not finish in time or could not start.
+        EngineDied: the worker crashed, or did not finish in time.
+        EngineError: it refused, or could not start.
     """
     try:
         # A worker that is killed may leave files of its own behind; they go with the folder.
@@ -158,7 +159,7 @@ def _run_process(module: str, folder: Path, engine: str, time_limit: float) -> i
                 check=False,
             ).returncode
         except subprocess.TimeoutExpired as error:
-            raise EngineError(
+            raise EngineDied(
                 f"{engine} was ended after {time_limit:g} s without a result; allow more time or "
                 "take smaller frames" + _describe_log(folder / LOG)
             ) from error
@@ -167,12 +168,12 @@ def _run_process(module: str, folder: Path, engine: str, time_limit: float) -> i
 def _read_outcome(folder: Path, code: int, engine: str) -> Outcome:
     log = folder / LOG
     if code != 0 or not (folder / RESULT).is_file():
-        raise EngineError(f"{engine} {_describe_exit(code)}{_describe_log(log)}")
+        raise EngineDied(f"{engine} {_describe_exit(code)}{_describe_log(log)}")
     facts, arrays = _read_message(folder / RESULT)
     if "error" in facts:
         raise EngineError(f"{engine}: {facts['error']}{_describe_log(log)}")
     if _find_reason(_read_log(log), fatal_only=True):
-        raise EngineError(f"{engine} went on after a failure{_describe_log(log)}")
+        raise EngineDied(f"{engine} went on after a failure{_describe_log(log)}")
     return Outcome(facts, arrays)
 
 

@@ -190,7 +190,7 @@ def _list_wishes(path: Path, error: Exception) -> str:
             if opcode.name == "STACK_GLOBAL" and len(strings) > 1:
                 names[".".join(strings[-2:])] = None
             elif opcode.name == "GLOBAL":
-                names[argument.replace(" ", ".")] = None
+                names[str(argument).replace(" ", ".")] = None
             elif isinstance(argument, str):
                 strings.append(argument)
     # It is broken from here on; what was asked for before is told.

@@ -46,6 +46,7 @@ def open_foreign(model: onnx.ModelProto) -> gs.Graph:
     opset = max(versions, default=0)
     if opset < OLDEST_OPSET:
         raise HubError(f"opset {opset}; {OLDEST_OPSET} or newer is accepted: export it again")
+    _refuse_inner_graphs(copy)
     name_after_modules(copy)
     tidy_export(copy)
     graph = gs.import_onnx(copy)
@@ -59,6 +60,17 @@ def open_foreign(model: onnx.ModelProto) -> gs.Graph:
             "the graph runs in a circle, or makes one value twice; a graph that onnx.checker "
             "accepts can be lifted"
         ) from error
+
+
+def _refuse_inner_graphs(model: onnx.ModelProto) -> None:
+    """Refuse loops and branches: what they read is not seen, and how long they run is not known."""
+    inner = [
+        f"{node.name}: {node.op_type} holds a graph of its own; straight graphs are accepted"
+        for node in model.graph.node
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+    ]
+    if inner:
+        raise UnsupportedOp("the hub", inner)
 
 
 def _widen(graph: gs.Graph) -> None:
