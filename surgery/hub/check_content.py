@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
 MAX_RANK = 16
+MAX_NAME_CHARACTERS = 200  # of what messages repeat
 
 
 def check_content(model: onnx.ModelProto) -> list[str]:
@@ -24,10 +25,11 @@ def check_content(model: onnx.ModelProto) -> list[str]:
     faults = [f"{place} is not UTF-8" for place in _find_broken_text(model)]
     for graph in list_graphs(model):
         faults += [f"sparse tensor {one.values.name!r}" for one in graph.sparse_initializer]
-        faults += [fault for one in graph.initializer for fault in _check_tensor(one, one.name)]
+        for one in graph.initializer:
+            faults += _check_tensor(one, one.name[:MAX_NAME_CHARACTERS])
     for node in list_nodes(model):
         for attribute in node.attribute:
-            name = f"{node.name or node.op_type}, attribute {attribute.name}"
+            name = f"{node.name or node.op_type}, attribute {attribute.name}"[:MAX_NAME_CHARACTERS]
             faults += _check_strings(attribute, name)
             if attribute.HasField("t"):
                 faults += _check_tensor(attribute.t, name)

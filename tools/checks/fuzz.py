@@ -25,6 +25,8 @@ INPUTS = 100_000
 SEED = 1
 BATCH = 500
 SHARES = 1000
+# Its readers run onnxruntime, whose threads no fork survives.
+UNFIT_TO_FORK = "foreign"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     kinds = fuzz_kinds.make_kinds()
     if arguments.show:
         return _show(kinds, arguments.show, arguments.seed)
+    if not arguments.list and not arguments.kept:
+        for name in set(kinds) - {UNFIT_TO_FORK}:
+            fuzz_watch.check_seeds(kinds[name])
 
     def measure(case: Case) -> Result:
         numbers = range(case.settings["first"], case.settings["last"])
@@ -129,15 +134,13 @@ def _show(kinds: Mapping[str, Kind], text: str, seed: int) -> int:
     name, number = text.split()
     whole, data, random = fuzz_watch.make_input(kinds[name], name, int(number), seed)
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"), fuzz_watch.FOLDER)
-    folder.mkdir()
-    for file_name, content in {**whole.others, whole.name: data}.items():
-        (folder / file_name).write_bytes(content)
-    print(f"the input lies in {folder}", file=sys.stderr)
+    path = fuzz_watch.write_files(folder, whole, data)
+    print(f"the input is {path}", file=sys.stderr)
     readers = [kinds[name].opens]
     readers += [random.choice(kinds[name].readers)] if kinds[name].readers else []
     for reader in readers:
         try:
-            reader(folder / whole.name)
+            reader(path)
         except SurgeryError as error:
             print(f"{reader.__name__}: refused: {error}")
         else:

@@ -23,11 +23,12 @@ from surgery import conversion, doors, inspection
 from surgery.diagnosis.examine import examine
 from surgery.errors import SurgeryError
 from surgery.formats.ncnn_folder import NETWORK, read_model
-from surgery.hub.model import HubModel, from_onnx
+from surgery.hub.model import HubModel, from_onnx, write_hub
 from surgery.hub.verify import read_hub
 from surgery.proof.forms import FolderForm
 from surgery.sources.checkpoint import fingerprint, read_checkpoint
 from surgery.sources.find_donor import find_donor
+from surgery.sources.from_ncnn import import_folder
 from surgery.sources.lift import observe
 from surgery.targets.make_ncnn import FACTS_FILE, NcnnOptions, make_ncnn
 from surgery.targets.to_onnx import OnnxOptions, lower_model
@@ -164,8 +165,10 @@ def doctor(path: Path) -> object:
 
 
 def import_(path: Path) -> object:
-    """As `surgery import`."""
-    return doors.import_model(path.parent, path.parent / "out" / "rife.onnx", force=True)
+    """As `surgery import`, but for the proof, which runs ncnn in a process of its own."""
+    model = import_folder(path.parent)
+    write_hub(model, path.parent / "out" / "rife.onnx", force=True)
+    return model
 
 
 def translate(path: Path) -> object:

@@ -66,6 +66,18 @@ def make_input(kind: Kind, name: str, number: int, seed: int) -> tuple[Seed, byt
     return whole, mutate(random, whole.data, kind.mutations), random
 
 
+def check_seeds(kind: Kind) -> None:
+    """Let every reader accept every whole input; what they import, workers then have already.
+
+    Raises:
+        SurgeryError: one of them is refused.
+    """
+    for whole in kind.seeds:
+        for reader in (kind.opens, *kind.readers):
+            with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+                reader(write_files(Path(name, FOLDER), whole, whole.data))
+
+
 def feed(
     kind: Kind, name: str, numbers: Sequence[int], seed: int, jobs: int = 1
 ) -> Iterator[Outcome]:
@@ -198,14 +210,12 @@ def _watch_actions() -> list[str]:
 def read_input(kind: Kind, whole: Seed, data: bytes, random: Random, scratch: Path) -> str:
     """Let one input be opened, and read by one of its other readers; the verdict."""
     folder = scratch / FOLDER
-    folder.mkdir()
     try:
-        for name, content in {**whole.others, whole.name: data}.items():
-            (folder / name).write_bytes(content)
+        path = write_files(folder, whole, data)
         (folder / "link.bin").symlink_to("/etc/passwd")
         before = sorted(folder.rglob("*"))
         readers = [kind.opens, *([random.choice(kind.readers)] if kind.readers else [])]
-        verdicts = [_read(reader, folder / whole.name) for reader in readers]
+        verdicts = [_read(reader, path) for reader in readers]
         if verdicts[-1] == "accepted":
             shutil.rmtree(folder / "out", ignore_errors=True)
         left = set(folder.rglob("*")) - set(before) | set(scratch.iterdir()) - {folder}
@@ -215,6 +225,14 @@ def read_input(kind: Kind, whole: Seed, data: bytes, random: Random, scratch: Pa
         return faults[0] if faults else verdicts[0]
     finally:
         _empty(scratch)
+
+
+def write_files(folder: Path, whole: Seed, data: bytes) -> Path:
+    """Make a folder of an input and what belongs to it; where the input lies."""
+    folder.mkdir()
+    for name, content in {**whole.others, whole.name: data}.items():
+        (folder / name).write_bytes(content)
+    return folder / whole.name
 
 
 def _read(reader: Callable[[Path], object], path: Path) -> str:
