@@ -84,15 +84,18 @@ def test_import_lower_and_lift_are_commands(folder: Path, tmp_path: Path) -> Non
     assert load_hub(again).metadata.warps == 2
 
 
-def test_an_output_that_is_taken_is_refused(folder: Path, hub: Path) -> None:
-    before = hub.read_bytes()
+def test_an_output_that_is_taken_is_refused_before_the_work(folder: Path, hub: Path) -> None:
+    before, steps = hub.read_bytes(), list[str]()
     with pytest.raises(OutputExists):
-        surgery.import_model(folder, hub)
+        surgery.import_model(folder, hub, progress=steps.append)
     with pytest.raises(OutputExists):
-        surgery.lower(hub, hub)
+        surgery.lift(hub, hub, progress=steps.append)
     with pytest.raises(OutputExists):
-        surgery.doctor(folder, fix=folder)
+        surgery.lower(hub, hub, progress=steps.append)
+    with pytest.raises(OutputExists):
+        surgery.doctor(folder, fix=folder, progress=steps.append)
     assert hub.read_bytes() == before
+    assert steps == []
 
 
 def test_an_import_that_reads_a_weight_wrong_writes_nothing(

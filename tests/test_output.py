@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from surgery import output
 from surgery.errors import OutputExists, SurgeryError
 from surgery.output import new_folder, write_file_atomically
 
@@ -139,6 +140,36 @@ def test_the_old_folder_survives_a_failure_under_force(tmp_path: Path) -> None:
         (temporary / "new").touch()
     assert _list(path) == ["new"]
     assert _list(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_is_replaced_in_one_step_where_the_platform_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    path, moves = tmp_path / "model", list[Path]()
+    path.mkdir()
+    (path / "old").touch()
+    if not can_exchange:
+        monkeypatch.setattr(output, "_exchange", lambda first, second: False)
+    elif not output._exchange(_make(tmp_path / "a"), _make(tmp_path / "b")):
+        pytest.skip("this platform cannot exchange two folders")
+    rename = Path.rename
+
+    def note(one: Path, target: Path) -> Path:
+        moves.append(one)
+        return rename(one, target)
+
+    monkeypatch.setattr(Path, "rename", note)
+    with new_folder(path, force=True) as temporary:
+        (temporary / "new").touch()
+    assert _list(path) == ["new"]
+    assert not [one for one in _list(tmp_path) if one.startswith(".")]
+    assert len(moves) == (0 if can_exchange else 2)
+
+
+def _make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def test_a_folder_that_is_taken_is_refused_before_the_work(tmp_path: Path) -> None:

