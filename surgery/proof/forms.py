@@ -413,7 +413,7 @@ def _check_facts(path: Path, facts: dict[str, Any]) -> None:
         is_whole = isinstance(value, int) and not isinstance(value, bool)
         if not is_whole or not 1 <= value <= MAX_PADDING:
             raise FormatError(
-                f"{path}: {name} is {str(value)[:40]}; a whole number from 1 to {MAX_PADDING} is "
+                f"{path}: {name} is {repr(value)[:40]}; a whole number from 1 to {MAX_PADDING} is "
                 "expected; delete the file, or convert again"
             )
 
