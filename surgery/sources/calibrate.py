@@ -24,6 +24,7 @@ from surgery.proof.inputs import make_samples
 from surgery.proof.statistics import measure_flows, too_small
 from surgery.sources.branches import ChosenBranches
 from surgery.sources.find_donor import Donor
+from surgery.sources.replace_shuffles import is_shuffle
 from surgery.sources.stock import StockNetwork, build_network
 from surgery.sources.three_networks import ThreeNetworks
 
@@ -337,7 +338,7 @@ def _is_3_x(last: torch.nn.Module) -> bool:
 
 
 def _shuffles(last: torch.nn.Module) -> bool:
-    return isinstance(last, torch.nn.Sequential) and isinstance(last[-1], torch.nn.PixelShuffle)
+    return isinstance(last, torch.nn.Sequential) and is_shuffle(last[-1])
 
 
 def _calibrate_last(

@@ -50,6 +50,7 @@ from surgery.sources.load_source import (
     without_accelerators,
 )
 from surgery.sources.read_recipe import Recipe, find_recipe
+from surgery.sources.replace_shuffles import replace_shuffles
 from surgery.sources.three_networks import (
     PADDING,
     ThreeNetworks,
@@ -203,7 +204,8 @@ def build_network(
         donor: from `find_donor`.
         scale: the resolution that flow is estimated at, one of 0.25, 0.5, 1, 2, 4.
         ensemble: evaluate every block in both directions and average.
-        warp: replaces the source's own warp, before it is imported; None leaves it alone.
+        warp: replaces the source's own warp, before it is imported, and makes the network one for
+            an exporter (`surgery.sources.replace_shuffles`); None leaves everything alone.
 
     Raises:
         DonorError: the scale is not one of those; the network knows no ensemble, scale or second
@@ -219,6 +221,8 @@ def build_network(
     if warp is not None:
         check_own_warp(load_source(donor.source, donor.label, warp=None), donor.label)
     net, constructor = _construct(source, donor, scale, ensemble)
+    if warp is not None:
+        replace_shuffles(net)
     recipe = find_recipe(donor.source)
     calling, scale_list = _plan_calls(net, donor, constructor, recipe, scale, ensemble)
     network = StockNetwork(
