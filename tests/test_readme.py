@@ -41,13 +41,19 @@ def read_examples() -> Iterator[tuple[str, str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the README takes to be the reader's: weights and two frames."""
+    """A folder with what the README takes to be the reader's: weights, frames, a manifest."""
     made = tmp_path_factory.mktemp("reader")
     state = calibrated_weights(find_donor(DONOR), 1)
     torch.save({f"module.{name}": tensor for name, tensor in state.items()}, made / "flownet.pkl")
     (sample,) = make_photo_samples([SIZE], [0.5], 1)
     write_png(made / "frame0.png", sample.in0)
     write_png(made / "frame1.png", sample.in1)
+    truth = sample.draw_truth()
+    for index, frame in enumerate((sample.in0, truth, sample.in1, truth, sample.in0)):
+        write_png(made / "footage" / f"{index}.png", frame)
+    manifest = re.search(r"^```toml\n(.*?)^```$", README.read_text(encoding="utf-8"), re.M | re.S)
+    assert manifest is not None
+    (made / "models.toml").write_text(manifest[1], encoding="utf-8")
     return made
 
 
@@ -89,5 +95,5 @@ def test_the_readme_has_an_example_of_every_kind() -> None:
     commands = [text.split()[1] for language, text, _ in read_examples() if language == "console"]
     assert set(commands) >= {
         *("convert", "export", "optimize", "translate", "validate", "run"),
-        *("inspect", "doctor", "import", "lower", "lift"),
+        *("inspect", "doctor", "import", "lower", "lift", "collect", "score"),
     }
