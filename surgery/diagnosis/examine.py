@@ -7,7 +7,7 @@ returns 0 whatever happened, so most faults show as a crash later on, or as a wr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,13 @@ from surgery.formats.ncnn_layers import LAYER_TYPES, BinaryOp, BinaryOpType, Kin
 from surgery.formats.ncnn_param import Layer, NcnnGraph, parse_with_faults
 from surgery.hub import networks
 from surgery.hub.model import V4_OUTPUT
-from surgery.proof.forms import NETWORKS_PADDING, find_kind
-from surgery.proof.structure import Finding, check_ncnn_structure, check_networks_structure
+from surgery.proof.forms import find_kind
+from surgery.proof.structure import (
+    Finding,
+    check_ncnn_structure,
+    check_networks_structure,
+    count_network_warps,
+)
 from surgery.targets.check_tta import describe_tta
 from surgery.targets.folder_names import PATH_RULES, V4, refuse_folder_path
 from surgery.targets.runtimes import RUNTIMES, Runtime, refuse_graph
@@ -46,6 +51,7 @@ class Fault:
         runtimes: names of those that it hits.
         repairable: whether `repair` can mend it.
         harmless: whether the runtimes run the folder all the same, and give the right picture.
+        is_limit: whether this is how the network is: harmless, and nobody can change it.
     """
 
     kind: str
@@ -54,11 +60,7 @@ class Fault:
     runtimes: tuple[str, ...]
     repairable: bool = False
     harmless: bool = False
-
-    @property
-    def is_limit(self) -> bool:
-        """Whether this is how the network is: nothing goes wrong, and nobody can change it."""
-        return self.harmless and not self.repairable
+    is_limit: bool = False
 
 
 @dataclasses.dataclass
@@ -164,22 +166,20 @@ def _examine_networks(folder: Path, chosen: Sequence[Runtime], found: Examinatio
         own += _examine_values(graph, names)
         mend_values(graph)
         own += _examine_weights(graph, folder / f"{network}.bin", names)
+        own += _examine_placeholders(graph, names)
         for runtime in chosen:
             own += _examine_layers(graph, runtime)
         found.faults += [dataclasses.replace(one, what=f"{network}: {one.what}") for one in own]
     if networks.CONTEXTNET in graphs:
         found.kind = find_kind(graphs[networks.CONTEXTNET])
     if len(graphs) == len(networks.NETWORKS):
-        calls = {name: 2 if name == networks.CONTEXTNET else 1 for name in graphs}
-        warps = sum(
-            calls[name] * (layer.type == WARP)
-            for name, one in graphs.items()
-            for layer in one.layers
-        )
-        findings = check_networks_structure(graphs, found.kind, warps)
+        findings = check_networks_structure(graphs, found.kind, count_network_warps(graphs))
         found.faults += [_describe_finding(finding, names) for finding in findings]
+        hub = _import(graphs)
+        if hub is not None:
+            found.faults += _examine_output(hub, names)
     for runtime in chosen:
-        found.faults += _examine_name(runtime, NETWORKS_PADDING, folder, found.kind)
+        found.faults += _examine_name(runtime, networks.PADDING, folder, found.kind)
     # What is repaired is a folder of one network.
     found.faults = [dataclasses.replace(one, repairable=False) for one in _merge(found.faults)]
     return found
@@ -283,7 +283,7 @@ def _examine_structure(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fau
 def _describe_finding(finding: Finding, names: tuple[str, ...]) -> Fault:
     sentence = str(finding)
     if NEEDS_SPLIT in sentence:
-        return Fault("missing split", finding.what, "it dies at the first frame", names, True)
+        return Fault("missing split", sentence, "it dies at the first frame", names, True)
     if FLOW_FAULT in sentence:
         effect = "a count that is a multiple of 4 is packed on Vulkan and read as noise"
         return Fault("flow channels", sentence, effect, names, repairable=True)
@@ -306,12 +306,17 @@ def _has_input(graph: NcnnGraph, name: str) -> bool:
     return any(layer.type == "Input" and name in layer.outputs for layer in graph.layers)
 
 
-def _import(graph: NcnnGraph) -> HubModel | None:
-    """The graph as a hub model; None where that fails for a reason that is a fault of its own."""
-    from surgery.sources.from_ncnn import import_graph
+def _import(graphs: NcnnGraph | Mapping[str, NcnnGraph]) -> HubModel | None:
+    """One network, or three by name, as a hub model.
+
+    None where that fails for a reason that is a fault of its own.
+    """
+    from surgery.sources.from_ncnn import import_graph, import_networks
 
     try:
-        return import_graph(graph, label="")
+        if isinstance(graphs, NcnnGraph):
+            return import_graph(graphs, label="")
+        return import_networks(graphs, label="")
     except (SurgeryError, KeyError):
         # A KeyError is that of weights that could not be read.
         return None
@@ -347,7 +352,15 @@ def _examine_tta(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
         else "-x and -z average frames alone; everything else is right"
     )
     what = f"TTA {sentence}"
-    yield Fault("missing flow names", what, effect, names, can_be_named, harmless=True)
+    yield Fault(
+        "missing flow names",
+        what,
+        effect,
+        names,
+        repairable=can_be_named,
+        harmless=True,
+        is_limit=not can_be_named,
+    )
 
 
 def _can_name_flows(graph: NcnnGraph) -> bool:

@@ -120,12 +120,18 @@ def open_network(facts: Mapping[str, Any]) -> tuple[Any, WarpFactory]:
 
 
 def measure_ranges(network: Any, feed: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The largest magnitude in every blob; infinite where a value is not finite."""
+    """The largest magnitude in every blob; infinite where a value is not finite.
+
+    An input that is not fed, because what is made of it is, has none.
+    """
+    unfed = set(network.input_names()) - set(feed)
     planes = {name: np.ascontiguousarray(array[0]) for name, array in feed.items()}
     extractor = make_extractor(network, planes)
     largest = {}
     # A .param may announce more blobs than it names.
     for name in filter(None, (blob.name for blob in network.blobs())):
+        if name in unfed:
+            continue
         reached = float(np.abs(extract_blob(extractor, name)).max())
         largest[name] = reached if np.isfinite(reached) else float("inf")
     return largest

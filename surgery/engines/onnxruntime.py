@@ -143,13 +143,11 @@ def refuse_timestep(metadata: HubMetadata, sample: Sample) -> None:
     Raises:
         EngineError: the model knows one timestep only, and the sample asks for another.
     """
-    if metadata.timestep == "plane":
-        return
-    fixed = float(metadata.timestep.removeprefix("fixed "))
-    if sample.timestep != fixed:
+    known = metadata.timesteps
+    if known and sample.timestep not in known:
         raise EngineError(
-            f"timestep {sample.timestep}; the model's donor knows {fixed} alone and would give "
-            "that frame whatever is asked"
+            f"timestep {sample.timestep}; the model's donor knows {', '.join(map(str, known))} "
+            "alone and would give that frame whatever is asked"
         )
 
 

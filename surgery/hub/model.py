@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ KEY_PREFIX = "surgery."
 MAX_PADDING = 4096
 V4_INPUTS = {"in0": 3, "in1": 3, "in2": 1}
 V4_OUTPUT = "out0"
+# What a model may say of its timesteps, and the only ones it knows; none for any.
+TIMESTEPS: Mapping[str, tuple[float, ...]] = {"plane": (), "fixed 0.5": (0.5,)}
 # What the inputs of an operator are called where they are constants.
 CONSTANT_NAMES = {
     "Conv": ("", "weight", "bias"),
@@ -85,6 +87,11 @@ class HubMetadata:
     weights: str = ""
     baked: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """The only ones that the model knows; empty where it obeys `in2`."""
+        return TIMESTEPS[self.timestep]
 
     def to_properties(self) -> dict[str, str]:
         """Render as `metadata_props`: strings as they are, everything else as JSON."""

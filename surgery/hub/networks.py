@@ -24,16 +24,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from surgery.errors import HubError
 from surgery.hub import ops, shapes
 from surgery.hub.model import OPSET, V4_INPUTS, V4_OUTPUT, HubMetadata, HubModel
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+# The names of what goes into a network, and of what comes out.
+Ends = tuple[Sequence[str], Sequence[str]]
 # The kinds of three networks, and how many channels the flow has there.
 KINDS: Mapping[str, int] = {"v1": 2, "v2": 4}
 FLOWNET, CONTEXTNET, FUSIONNET = "flownet", "contextnet", "fusionnet"
 NETWORKS = (FLOWNET, CONTEXTNET, FUSIONNET)
+# How often each runs for one frame.
+CALLS: Mapping[str, int] = {FLOWNET: 1, CONTEXTNET: 2, FUSIONNET: 1}
+# Contextnet halves its input five times, and every runtime pads three networks to it (rife.cpp).
+PADDING = 32
 # In a model's metadata: the networks know no other.
 TIMESTEP = "fixed 0.5"
 FRAMES = ("in0", "in1")
@@ -44,8 +51,8 @@ FLOWS = ("flow.0", "flow.1")
 CONTEXT = ("f1", "f2", "f3", "f4")
 FEATURES = tuple(tuple(f"{level}.{frame}" for level in CONTEXT) for frame in (0, 1))
 FEATURE_INPUTS = tuple(str(3 + index) for index in range(2 * len(CONTEXT)))
-# All that has a name of its own inside a hub model of three networks.
-BOUNDARY = (FLOW, *FEATURES[0], *FEATURES[1])
+# What fusionnet is given beside the frames.
+FUSED = (FLOW, *FEATURES[0], *FEATURES[1])
 FRAME_CHANNELS, FLOW_CHANNELS = 3, 2
 
 
@@ -61,10 +68,17 @@ class Port:
     channels: tuple[int, ...] = ()
     part: Fraction | None = None
 
-    def accepts(self, extent: shapes.Extent) -> bool:
-        """Whether a tensor may stand here."""
+    def refuse(self, name: str, extent: shapes.Extent) -> str:
+        """Say why a tensor cannot stand here; empty where it can."""
         sizes = {self.part, extent.height, extent.width} if self.part else {extent.height}
-        return len(sizes) == 1 and extent.channels in (self.channels or (extent.channels,))
+        if len(sizes) == 1 and extent.channels in (self.channels or (extent.channels,)):
+            return ""
+        accepted = " or ".join(map(str, self.channels)) or "any number of"
+        return (
+            f"{name} is {extent.channels} channels at {extent.height} x {extent.width} of the "
+            f"frame's size; {accepted} channels{f' at {self.part} of it' if self.part else ''} "
+            "is expected"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,19 +112,36 @@ def name_frame_flow(kind: str, frame: int) -> str:
     return FLOW if kind == "v1" and frame == 0 else FLOWS[frame]
 
 
+def list_boundary(kind: str) -> tuple[str, ...]:
+    """All that has a name of its own inside a hub model of three networks."""
+    flows = (name_frame_flow(kind, frame) for frame in range(len(FRAMES)))
+    return (*FUSED, *(name for name in flows if name != FLOW))
+
+
+def list_ports(kind: str) -> dict[str, list[Ends]]:
+    """What goes in and out of each network inside a hub model, for each of its calls."""
+    calls = [
+        ((frame, name_frame_flow(kind, index)), FEATURES[index])
+        for index, frame in enumerate(FRAMES)
+    ]
+    return {
+        FLOWNET: [(FRAMES, (FLOW,))],
+        CONTEXTNET: calls,
+        FUSIONNET: [((*FRAMES, *FUSED), (V4_OUTPUT,))],
+    }
+
+
 def cut_networks(model: HubModel) -> dict[str, HubModel]:
     """Cut a hub model of three networks; each of them is a model of its own, named by its kind.
 
-    The model is left as it is. Contextnet is what the first frame goes through.
+    The model is left as it is, and has to be a legal one. Contextnet is what the first frame goes
+    through; `surgery.hub.check_boundary` has seen that the second goes through the same.
     """
-    kind = model.metadata.kind
     extents = shapes.infer_extents(model.graph.toposort())
-    ends: dict[str, tuple[Sequence[str], Sequence[str]]] = {
-        FLOWNET: (FRAMES, (FLOW,)),
-        CONTEXTNET: ((FRAMES[0], name_frame_flow(kind, 0)), FEATURES[0]),
-        FUSIONNET: ((*FRAMES, *BOUNDARY), (V4_OUTPUT,)),
+    return {
+        name: _cut_out(model, name, extents, *calls[0])
+        for name, calls in list_ports(model.metadata.kind).items()
     }
-    return {name: _cut_out(model, name, extents, *given) for name, given in ends.items()}
 
 
 def _cut_out(
@@ -137,32 +168,37 @@ def _cut_out(
 
 
 def set_port(tensor: gs.Tensor, name: str, extent: shapes.Extent) -> gs.Tensor:
-    """Give a tensor the name and the shape of an input or output."""
+    """Give a tensor the name and the shape of an input or output.
+
+    Raises:
+        HubError: as `surgery.hub.shapes.name_sizes`.
+    """
+    try:
+        sizes = shapes.name_sizes(extent)
+    except HubError as error:
+        raise HubError(f"{name}: {error}") from error
     tensor.name, tensor.dtype = name, np.dtype(np.float32)
-    tensor.shape = [1, extent.channels, *shapes.name_sizes(extent)]
+    tensor.shape = [1, extent.channels, *sizes]
     return tensor
 
 
 def join_networks(networks: Mapping[str, HubModel], metadata: HubMetadata) -> HubModel:
     """Join three networks to one hub model, the counterpart of `cut_networks`.
 
-    The networks are left as they are. `metadata` is the model's but for what the networks tell
-    better: its kind, the number of warps, and whether betas are folded.
+    The networks are left as they are. `metadata` is the model's, its kind included, but for what
+    the networks tell better: the number of warps, and whether betas are folded.
     """
     import onnx_graphsurgeon as gs
 
-    (flow,) = networks[FLOWNET].graph.outputs
-    extents = shapes.infer_extents(networks[FLOWNET].graph.toposort())
-    kind = next(name for name, channels in KINDS.items() if channels == extents[flow.name].channels)
     inputs = {
         name: gs.Variable(name, np.dtype(np.float32), [1, channels, "H", "W"])
         for name, channels in V4_INPUTS.items()
     }
     output = gs.Variable(V4_OUTPUT, np.dtype(np.float32), [1, FRAME_CHANNELS, "H", "W"])
     graph = gs.Graph(inputs=list(inputs.values()), outputs=[output], name="rife", opset=OPSET)
-    inner: dict[str, gs.Tensor] = {name: gs.Variable(name) for name in BOUNDARY}
+    inner: dict[str, gs.Tensor] = {name: gs.Variable(name) for name in FUSED}
     frames = [inputs[name] for name in FRAMES]
-    flows = _split_flow(graph, inner[FLOW], kind)
+    flows = _split_flow(graph, inner[FLOW], metadata.kind)
     features = [[inner[name] for name in names] for names in FEATURES]
     contextnet = networks[CONTEXTNET]
     _append(graph, networks[FLOWNET], frames, [inner[FLOW]], {})
@@ -172,7 +208,6 @@ def join_networks(networks: Mapping[str, HubModel], metadata: HubMetadata) -> Hu
     _append(graph, networks[FUSIONNET], [*frames, *inner.values()], [output], {})
     joined = HubModel(graph.cleanup().toposort(), metadata)
     joined.replace_metadata(
-        kind=kind,
         warps=sum(1 for _ in joined.warps()),
         folded_betas=any(one.metadata.folded_betas for one in networks.values()),
     )

@@ -75,9 +75,19 @@ def infer_extents(graph: gs.Graph) -> dict[str, Extent]:
 
 
 def name_sizes(extent: Extent) -> list[str]:
-    """Call the height and width of an input by its part of the frame: `H/2`, `W/2`."""
-    parts = (("H", extent.height), ("W", extent.width))
-    return [side if part == 1 else f"{side}/{1 / part}" for side, part in parts]
+    """Call the height and width of an input by its part of the frame: `H/2`, `W/2`.
+
+    Raises:
+        HubError: a side is no whole part of the frame's.
+    """
+    return [_name_size("H", extent.height), _name_size("W", extent.width)]
+
+
+def _name_size(side: str, part: Fraction) -> str:
+    if part.numerator != 1:
+        found = "one pixel" if part == ONE_PIXEL else f"{part} of the frame's size"
+        raise HubError(f"{found} at an input or output; the whole size, or 1/n of it, is accepted")
+    return side if part == 1 else f"{side}/{part.denominator}"
 
 
 def _read_part(size: object) -> Fraction:
@@ -140,10 +150,13 @@ def _conv(node: gs.Node, operands: list[Extent]) -> Extent:
                 f"all; {reach + 1 - stride} to {reach}, which gives size / stride, is accepted"
             )
     halves = Fraction(1, spec.strides[0]), Fraction(1, spec.strides[1])
+    if halves != (1, 1):
+        _refuse_one_pixel(operands[0])
     return dataclasses.replace(operands[0].scaled(*halves), channels=int(weight.shape[0]))
 
 
 def _conv_transpose(node: gs.Node, operands: list[Extent]) -> Extent:
+    _refuse_one_pixel(operands[0])
     spec = ops.read_conv(node)
     weight = ops.constant(node.inputs[1])
     assert weight is not None  # read_conv has checked it
@@ -161,6 +174,11 @@ def _conv_transpose(node: gs.Node, operands: list[Extent]) -> Extent:
     return dataclasses.replace(grown, channels=int(weight.shape[1]) * spec.group)
 
 
+def _refuse_one_pixel(extent: Extent) -> None:
+    if ONE_PIXEL in (extent.height, extent.width):
+        raise ValueError("changes the size of one pixel, which a global average leaves")
+
+
 def _sides(spec: ops.ConvSpec) -> list[tuple[int, int, int, int]]:
     """Kernel, dilation, stride and padding in all, of height and of width."""
     top, left, bottom, right = spec.pads
@@ -169,6 +187,7 @@ def _sides(spec: ops.ConvSpec) -> list[tuple[int, int, int, int]]:
 
 
 def _resize(node: gs.Node, operands: list[Extent]) -> Extent:
+    _refuse_one_pixel(operands[0])
     spec = ops.read_resize(node)
     factors = exact_fraction(spec.scale_h), exact_fraction(spec.scale_w)
     if not all(factors):
@@ -195,6 +214,7 @@ def _concat(node: gs.Node, operands: list[Extent]) -> Extent:
 
 
 def _depth_to_space(node: gs.Node, operands: list[Extent]) -> Extent:
+    _refuse_one_pixel(operands[0])
     factor = ops.pixel_shuffle_factor(node)
     channels, rest = divmod(operands[0].channels, factor * factor)
     if rest:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from surgery.errors import HubError
 from surgery.hub import model as hub_model
 from surgery.hub import networks, ops, shapes, warp
+from surgery.hub.check_boundary import check_boundary
 
 if TYPE_CHECKING:
     import onnx
 
-TIMESTEPS = ("plane", "fixed 0.5")
 KINDS = ("v4", *networks.KINDS)
 
 
@@ -79,7 +79,7 @@ def verify_open(model: hub_model.HubModel) -> None:
     if model.metadata.kind in networks.NETWORKS:
         faults += _check_ports(model, extents)
     else:
-        faults += [*_check_output(extents), *_check_in2(model), *_check_boundary(model, extents)]
+        faults += [*_check_output(extents), *_check_in2(model), *check_boundary(model, extents)]
     faults += _check_precision(model)
     found = sum(1 for _ in model.warps())
     if found != model.metadata.warps:
@@ -126,8 +126,9 @@ def _check_interface(model: hub_model.HubModel) -> list[str]:
     ]
     if not 1 <= metadata.padding <= hub_model.MAX_PADDING:
         faults.append(f"padding {metadata.padding}; 1 to {hub_model.MAX_PADDING} is accepted")
-    if metadata.timestep not in TIMESTEPS:
-        faults.append(f"timestep {metadata.timestep!r}; accepted: {', '.join(TIMESTEPS)}")
+    if metadata.timestep not in hub_model.TIMESTEPS:
+        accepted = ", ".join(hub_model.TIMESTEPS)
+        faults.append(f"timestep {metadata.timestep!r}; accepted: {accepted}")
     if faults:
         return faults
     inputs = {t.name: t.shape[ops.CHANNEL_AXIS] for t in model.graph.inputs}
@@ -154,23 +155,6 @@ def _check_output(extents: Mapping[str, shapes.Extent]) -> list[str]:
     ]
 
 
-def _check_boundary(
-    model: hub_model.HubModel, extents: Mapping[str, shapes.Extent]
-) -> Iterator[str]:
-    """What a model of three networks is cut along."""
-    if model.metadata.kind not in networks.KINDS:
-        return
-    missing = [name for name in networks.BOUNDARY if name not in extents]
-    if missing:
-        yield f"kind {model.metadata.kind} without {', '.join(missing)}; it is cut along them"
-        return
-    wanted = networks.Port((networks.KINDS[model.metadata.kind],), Fraction(1, 2))
-    if not wanted.accepts(extents[networks.FLOW]):
-        yield f"flow is {_describe(extents[networks.FLOW])}; {_describe_port(wanted)} is expected"
-    if model.metadata.timestep == "plane":
-        yield "three networks, and timestep 'plane'; they know 'fixed 0.5' alone"
-
-
 def _check_names_of_ports(model: hub_model.HubModel) -> list[str]:
     interface = networks.INTERFACES[model.metadata.kind]
     found = [[tensor.name for tensor in model.graph.inputs]]
@@ -182,17 +166,8 @@ def _check_names_of_ports(model: hub_model.HubModel) -> list[str]:
 def _check_ports(model: hub_model.HubModel, extents: Mapping[str, shapes.Extent]) -> Iterator[str]:
     interface = networks.INTERFACES[model.metadata.kind]
     for name, port in {**interface.inputs, **interface.outputs}.items():
-        if not port.accepts(extents[name]):
-            yield f"{name} is {_describe(extents[name])}; {_describe_port(port)} is expected"
-
-
-def _describe(extent: shapes.Extent) -> str:
-    return f"{extent.channels} channels at {extent.height} x {extent.width} of the frame's size"
-
-
-def _describe_port(port: networks.Port) -> str:
-    channels = " or ".join(map(str, port.channels)) or "any number of"
-    return f"{channels} channels" + (f" at {port.part} of it" if port.part else "")
+        if reason := port.refuse(name, extents[name]):
+            yield reason
 
 
 def _check_precision(model: hub_model.HubModel) -> list[str]:

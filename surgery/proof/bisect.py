@@ -19,7 +19,7 @@ from surgery.engines.frames import network_inputs
 from surgery.errors import SurgeryError
 from surgery.hub.model import V4_INPUTS, from_onnx
 from surgery.proof.compare import compare, judge
-from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
+from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm, is_folder_of_three
 from surgery.proof.inputs import make_samples
 from surgery.proof.probes import Place, ProbedFolder, ProbedHub, Values, record_torch
 from surgery.proof.tolerances import ONE_LAYER
@@ -155,6 +155,9 @@ def bisect_forms(reference: Form, candidate: Form) -> Evidence:
         SurgeryError: the two forms cannot be compared layer by layer.
         EngineError: a form does not run.
     """
+    for form in (reference, candidate):
+        if is_folder_of_three(form):
+            raise SurgeryError(f"{form.label} holds three networks; layers are compared of one")
     inputs = _make_inputs(candidate.padding)
     kinds = type(reference), type(candidate)
     compared = _COMPARISONS.get(kinds)

@@ -20,7 +20,7 @@ from surgery.formats import ncnn_layers
 from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_model
 from surgery.formats.ncnn_param import NcnnGraph
 from surgery.hub import networks
-from surgery.hub.model import MAX_PADDING, HubModel, from_onnx
+from surgery.hub.model import MAX_PADDING, TIMESTEPS, HubModel, from_onnx
 from surgery.hub.verify import read_hub
 from surgery.kernel_library import has_kernel
 from surgery.passes import pipeline
@@ -30,6 +30,7 @@ from surgery.proof.structure import (
     check_hub_structure,
     check_ncnn_structure,
     check_networks_structure,
+    count_network_warps,
 )
 from surgery.proof.tolerances import Tolerance
 
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 FACTS_FILE = "surgery.json"
 # A block halves its input twice below its resize.
 BLOCK_STRIDE = 4
-# Contextnet halves its input five times, and every runtime pads three networks to it (rife.cpp).
-NETWORKS_PADDING = 32
 
 
 class Form(abc.ABC):
@@ -161,8 +160,7 @@ class DonorForm(Form):
     @property
     def timesteps(self) -> tuple[float, ...]:
         """The only ones that the donor knows; empty where it knows all."""
-        fixed = self.opened.network.timestep.removeprefix("fixed ")
-        return () if fixed == "plane" else (float(fixed),)
+        return TIMESTEPS[self.opened.network.timestep]
 
     @property
     def warps(self) -> int | None:
@@ -224,8 +222,7 @@ class HubForm(Form):
     @property
     def timesteps(self) -> tuple[float, ...]:
         """As the metadata says."""
-        fixed = self.opened.metadata.timestep.removeprefix("fixed ")
-        return () if fixed == "plane" else (float(fixed),)
+        return self.opened.metadata.timesteps
 
     @property
     def warps(self) -> int | None:
@@ -300,8 +297,12 @@ class FolderForm(Form):
         """Find flows that are not two channels, missing warps and the like."""
         found = sum(layer.type == "rife.Warp" for layer in self.graph.layers)
         warps = next((n for n in (expected_warps, self._warps) if n is not None), found)
-        timestep = self.facts.get("model", {}).get("timestep", "plane")
-        return check_ncnn_structure(self.graph, warps, has_timestep=timestep == "plane")
+        return check_ncnn_structure(self.graph, warps, has_timestep=not self.timesteps)
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """As the facts beside the model say."""
+        return TIMESTEPS[self.facts.get("model", {}).get("timestep", "plane")]
 
     @property
     def is_fp16(self) -> bool:
@@ -336,7 +337,7 @@ class NetworksFolderForm(FolderForm):
         self.kind = find_kind(self.graphs[networks.CONTEXTNET])
 
     def _guess_padding(self) -> int:
-        return NETWORKS_PADDING
+        return networks.PADDING
 
     def make_engine(self, name: str) -> Engine:
         """Make an engine; each runs in a process of its own."""
@@ -352,12 +353,7 @@ class NetworksFolderForm(FolderForm):
 
     def check_structure(self, expected_warps: int | None) -> list[Finding]:
         """Find flows that are not two channels, missing warps and the like."""
-        calls = {name: 2 if name == networks.CONTEXTNET else 1 for name in self.graphs}
-        found = sum(
-            calls[name] * (layer.type == "rife.Warp")
-            for name, graph in self.graphs.items()
-            for layer in graph.layers
-        )
+        found = count_network_warps(self.graphs)
         warps = next((n for n in (expected_warps, self._warps) if n is not None), found)
         return check_networks_structure(self.graphs, self.kind, warps)
 
@@ -368,6 +364,11 @@ def find_kind(contextnet: NcnnGraph) -> str:
         blob for layer in contextnet.layers if layer.type == "Input" for blob in layer.outputs
     ]
     return "v1" if networks.FLOWS[1] in inputs else "v2"
+
+
+def is_folder_of_three(form: Form) -> bool:
+    """Whether a form is a model folder of three networks."""
+    return isinstance(form, FolderForm) and form.kind in networks.KINDS
 
 
 def open_folder(folder: Path) -> FolderForm:
@@ -416,6 +417,12 @@ def _check_facts(path: Path, facts: dict[str, Any]) -> None:
                 f"{path}: {name} is {repr(value)[:40]}; a whole number from 1 to {MAX_PADDING} is "
                 "expected; delete the file, or convert again"
             )
+    timestep = facts.get("model", {}).get("timestep", "plane")
+    if timestep not in tuple(TIMESTEPS):  # it may be a list
+        raise FormatError(
+            f"{path}: timestep is {repr(timestep)[:40]}; {' or '.join(TIMESTEPS)} is expected; delete the "
+            "file, or convert again"
+        )
 
 
 def guess_padding(graph: NcnnGraph) -> int:

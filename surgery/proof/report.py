@@ -19,7 +19,7 @@ import numpy as np
 
 from surgery.engines.frames import network_inputs
 from surgery.hub import warp
-from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
+from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm, is_folder_of_three
 from surgery.proof.inputs import make_samples
 from surgery.proof.pictures import draw_error, draw_flow, draw_frame, to_data_uri
 from surgery.proof.probes import ProbedFolder, ProbedHub
@@ -140,7 +140,7 @@ def find_flows(form: Form) -> list[np.ndarray]:
     probed: ProbedHub | ProbedFolder
     if isinstance(form, HubForm):
         probed = ProbedHub(form.model)
-    elif type(form) is FolderForm:  # of one network
+    elif isinstance(form, FolderForm) and not is_folder_of_three(form):
         probed = ProbedFolder(form.folder)
     else:
         return []

@@ -35,6 +35,8 @@ OUTPUT = "out0"
 OUTPUT_CHANNELS = 3
 FRAMES = ("in0", "in1")
 TIMESTEP = "in2"
+# No shape: that of a blob which nothing is known to make.
+UNKNOWN: Shape = ()
 
 
 @dataclass(frozen=True)
@@ -111,28 +113,33 @@ def check_networks_structure(
     graphs: Mapping[str, NcnnGraph], kind: str, expected_warps: int
 ) -> list[Finding]:
     """As `check_ncnn_structure`, for the three networks of a kind (`surgery.hub.networks`)."""
-    findings, found = [], 0
+    findings = []
     shapes: dict[str, dict[str, Shape]] = {}
     for name, graph in graphs.items():
         warps = [layer for layer in graph.layers if layer.type == WARP_LAYER]
-        # Contextnet runs twice.
-        found += len(warps) * (2 if name == networks.CONTEXTNET else 1)
         inputs = shape_network_inputs(name, kind, shapes.get(networks.CONTEXTNET, {}))
         faults = [Finding("graph", fault) for fault in ncnn_param.check(graph)]
         faults += _check_network_inputs(graph, inputs)
-        try:
-            shapes[name] = infer_shapes_from(graph, inputs)
-        except FormatError as error:
-            faults.append(Finding("shapes", str(error)))
-        else:
-            for layer in warps:
-                channels = shapes[name][layer.inputs[1]][0]
-                faults += _check_flow(f"{layer.type} {layer.name}", channels)
-            faults += _check_network_outputs(name, kind, shapes[name])
-        frames = [blob for blob, shape in inputs.items() if shape[0] == OUTPUT_CHANNELS]
-        faults += _find_shared_ncnn_flows(graph, warps, frames)
+        if UNKNOWN not in inputs.values():  # of what makes them, it is said
+            try:
+                shapes[name] = infer_shapes_from(graph, inputs)
+            except FormatError as error:
+                faults.append(Finding("shapes", str(error)))
+            else:
+                faults += _check_network_shapes(name, kind, warps, shapes[name])
+                frames = [blob for blob, shape in inputs.items() if shape[0] == OUTPUT_CHANNELS]
+                faults += _find_shared_ncnn_flows(graph, warps, frames)
         findings += [Finding(f"{name}, {fault.where}", fault.what) for fault in faults]
-    return findings + _check_warp_count(found, expected_warps)
+    return findings + _check_warp_count(count_network_warps(graphs), expected_warps)
+
+
+def count_network_warps(graphs: Mapping[str, NcnnGraph]) -> int:
+    """How many warps three networks take for one frame."""
+    return sum(
+        networks.CALLS[name] * (layer.type == WARP_LAYER)
+        for name, graph in graphs.items()
+        for layer in graph.layers
+    )
 
 
 def shape_network_inputs(
@@ -140,7 +147,8 @@ def shape_network_inputs(
 ) -> dict[str, Shape]:
     """The shapes of what the runtime feeds one of three networks, for frames of NOMINAL_SIZE.
 
-    `features` are the shapes of contextnet's blobs, which fusionnet is fed.
+    `features` are the shapes of contextnet's blobs, which fusionnet is fed; what is fed of one
+    that is not among them is UNKNOWN.
     """
     frame = (OUTPUT_CHANNELS, NOMINAL_SIZE, NOMINAL_SIZE)
     flow = (networks.KINDS[kind], NOMINAL_SIZE // 2, NOMINAL_SIZE // 2)
@@ -150,8 +158,8 @@ def shape_network_inputs(
         # In v1 the graph makes the first frame's flow of the second's (rife.cpp).
         fed = networks.FLOWS[1] if kind == "v1" else networks.FLOWS[0]
         return {"input.1": frame, fed: (FLOW_CHANNELS, *flow[1:])}
-    made = [features[level] for level in networks.CONTEXT if level in features] * 2
-    fed_features = zip(networks.FEATURE_INPUTS, made, strict=False)
+    made = [features.get(level, UNKNOWN) for level in networks.CONTEXT]
+    fed_features = zip(networks.FEATURE_INPUTS, made * len(networks.FRAMES), strict=True)
     return {"img0": frame, "img1": frame, networks.FLOW: flow, **dict(fed_features)}
 
 
@@ -166,9 +174,11 @@ def _check_network_inputs(graph: NcnnGraph, inputs: Mapping[str, Shape]) -> Iter
             yield Finding(blob, "no layer reads this input")
 
 
-def _check_network_outputs(
-    network: str, kind: str, shapes: Mapping[str, Shape]
+def _check_network_shapes(
+    network: str, kind: str, warps: Sequence[Layer], shapes: Mapping[str, Shape]
 ) -> Iterator[Finding]:
+    for layer in warps:
+        yield from _check_flow(f"{layer.type} {layer.name}", shapes[layer.inputs[1]][0])
     wanted: dict[str, Shape | None] = dict.fromkeys(networks.INTERFACES[network].outputs)
     half = NOMINAL_SIZE // 2
     if network == networks.FLOWNET:

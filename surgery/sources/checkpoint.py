@@ -90,16 +90,23 @@ def read_networks(path: Path) -> State:
     """Read the state dicts of three networks, each under the name of its own.
 
     They are three files in one folder, which is named itself or by any of them, or one file of all.
+    A file that is named is read for its own network, and its suffix is preferred for the others.
 
     Raises:
-        CheckpointError: one is absent, and as `read_checkpoint`.
+        CheckpointError: one is absent, a file is named of which nobody knows the network, and as
+            `read_checkpoint`.
     """
-    if path.is_file():
+    named: dict[str, Path] = {}
+    if not path.is_dir():
         state = read_checkpoint(path)
         if {name.split(".", 1)[0] for name in state} == set(NETWORK_FILES):
             return state
+        named[_tell_network(path)] = path
     folder = path if path.is_dir() else path.parent
-    found = {network: _find_network(folder, names) for network, names in NETWORK_FILES.items()}
+    found = {
+        network: named.get(network) or _find_network(folder, names, path.suffix)
+        for network, names in NETWORK_FILES.items()
+    }
     lacking = [NETWORK_FILES[network][0] for network, file in found.items() if file is None]
     if lacking:
         raise CheckpointError(
@@ -114,8 +121,20 @@ def read_networks(path: Path) -> State:
     }
 
 
-def _find_network(folder: Path, names: Sequence[str]) -> Path | None:
-    files = (folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
+def _tell_network(path: Path) -> str:
+    for network, names in NETWORK_FILES.items():
+        if path.stem in names:
+            return network
+    accepted = ", ".join(name for names in NETWORK_FILES.values() for name in names)
+    raise CheckpointError(
+        f"{path}: found {path.stem!r}, which does not say the weights of which network it holds; "
+        f"accepted: {accepted}; name one of those, or a file of all three"
+    )
+
+
+def _find_network(folder: Path, names: Sequence[str], preferred: str) -> Path | None:
+    suffixes = sorted(SUFFIXES, key=lambda suffix: suffix != preferred)
+    files = (folder / f"{name}{suffix}" for suffix in suffixes for name in names)
     return next((file for file in files if file.is_file()), None)
 
 

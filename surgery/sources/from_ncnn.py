@@ -26,7 +26,7 @@ from surgery.hub.model import OPSET, V4_INPUTS, V4_OUTPUT, HubMetadata, HubModel
 from surgery.hub.shapes import Extent
 from surgery.hub.verify import verify_hub
 from surgery.passes import edit
-from surgery.proof.forms import NETWORKS_PADDING, find_kind, read_facts
+from surgery.proof.forms import find_kind, read_facts
 from surgery.proof.structure import shape_network_inputs
 from surgery.sources.describe_blocks import describe_blocks
 from surgery.sources.import_layers import LayerImport, import_layers
@@ -46,6 +46,12 @@ KEPT = (
     "baked",
 )
 EXPORTER = "imported from ncnn"
+# With which scalar an operation negates.
+NEGATING_SCALARS: Mapping[int, float] = {
+    ncnn.BinaryOpType.MUL: -1.0,
+    ncnn.BinaryOpType.DIV: -1.0,
+    ncnn.BinaryOpType.RSUB: 0.0,
+}
 
 
 def import_folder(folder: Path) -> HubModel:
@@ -152,12 +158,15 @@ def import_networks(
                 for blob in networks.INTERFACES[name].inputs
             }
         made, importing = _build_graph(graph, inputs, list(networks.INTERFACES[name].outputs))
+        if name == networks.FLOWNET:
+            _refuse_other_flow(made.outputs[0], kind)
         parts[name] = HubModel(made, HubMetadata(kind=name))
         said += [f"{name}: {note}" for note in importing.notes]
     fingerprints = "".join(_fingerprint(graphs[name]) for name in networks.NETWORKS)
     metadata = HubMetadata(
+        kind=kind,
         timestep=networks.TIMESTEP,
-        padding=NETWORKS_PADDING,
+        padding=networks.PADDING,
         donor=label,
         exporter=EXPORTER,
         weights_sha256=hashlib.sha256(fingerprints.encode()).hexdigest(),
@@ -167,6 +176,16 @@ def import_networks(
     model = networks.join_networks(parts, metadata)
     verify_hub(model.to_onnx())
     return model
+
+
+def _refuse_other_flow(flow: gs.Tensor, kind: str) -> None:
+    """Refuse a flownet of one kind beside a contextnet of the other."""
+    channels, expected = flow.shape[1], networks.KINDS[kind]
+    if channels != expected:
+        raise FormatError(
+            f"flownet: flow has {channels} channels; contextnet is of {kind}, where {expected} "
+            "are expected"
+        )
 
 
 def _read_flow_directly(contextnet: NcnnGraph) -> NcnnGraph:
@@ -179,9 +198,10 @@ def _read_flow_directly(contextnet: NcnnGraph) -> NcnnGraph:
     if [layer.type for layer in negations] == ["Input"]:
         return contextnet
     if len(negations) != 1 or not _negates(negations[0], second):
+        found = " and ".join(f"{one.type} {one.name}" for one in negations) or "nothing"
         raise FormatError(
-            f"contextnet: nothing makes {first} the negation of {second}, by which a RIFE 1 "
-            "would warp the first frame"
+            f"contextnet: {found} makes {first}; accepted is the negation of {second}: a UnaryOp "
+            "neg, or a BinaryOp with a scalar, times -1, divided by -1 or subtracted from 0"
         )
     layers = []
     for layer in contextnet.layers:
@@ -197,8 +217,10 @@ def _negates(layer: Layer, blob: str) -> bool:
         return False
     if layer.type == "UnaryOp":
         return ncnn.read_int(layer.params, ncnn.UnaryOp.OP_TYPE) == ncnn.UnaryOpType.NEG
-    kind = ncnn.read_int(layer.params, ncnn.BinaryOp.OP_TYPE) if layer.type == "BinaryOp" else None
-    return kind == ncnn.BinaryOpType.MUL and ncnn.read_float(layer.params, ncnn.BinaryOp.B) == -1
+    if layer.type != "BinaryOp" or not ncnn.read_int(layer.params, ncnn.BinaryOp.WITH_SCALAR):
+        return False
+    kind = ncnn.read_int(layer.params, ncnn.BinaryOp.OP_TYPE)
+    return NEGATING_SCALARS.get(kind) == ncnn.read_float(layer.params, ncnn.BinaryOp.B)
 
 
 def _build_graph(

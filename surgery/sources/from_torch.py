@@ -30,7 +30,6 @@ from surgery.sources.name_modules import name_after_modules
 from surgery.sources.three_networks import (
     HandingOn,
     ThreeNetworks,
-    list_handed,
 )
 from surgery.sources.tidy_export import tidy_export
 
@@ -252,5 +251,5 @@ def _export_stock(network: stock.StockNetwork, exporter: str) -> tuple[onnx.Mode
         return export_network(network, network.padding, exporter), network.kind
     kind = network.kind
     handing_on = HandingOn(network.net, kind)
-    inner = list_handed(kind)
+    inner = networks.list_boundary(kind)
     return export_network(handing_on, network.padding, exporter, inner=inner), kind

@@ -36,17 +36,23 @@ def round_weights(
         parent = name.removesuffix(".conv.weight")
         beta = state.get(parent + _BETA)
         if name in norms:
-            rounded[name] = _to_fp16(tensor * norms[name]) / norms[name]
+            rounded[name] = _round_folded(tensor, norms[name])
             continue
         if keep_betas or beta is None or parent == name:
             rounded[name] = _to_fp16(tensor)
             continue
-        factors = beta.reshape(-1, 1, 1, 1)
         identity = _identity(tensor) if fast else 0.0
-        folded = _to_fp16(tensor * factors + identity)
-        # A beta of 0 silences its channel, whatever the weight.
-        rounded[name] = torch.where(factors == 0, tensor, (folded - identity) / factors)
+        rounded[name] = _round_folded(tensor, beta.reshape(-1, 1, 1, 1), identity)
     return rounded
+
+
+def _round_folded(
+    tensor: torch.Tensor, factors: torch.Tensor, identity: torch.Tensor | float = 0.0
+) -> torch.Tensor:
+    """The weight that is fp16 once it is multiplied by the factors and the identity is added."""
+    folded = _to_fp16(tensor * factors + identity)
+    # A factor of 0 silences its channel, whatever the weight.
+    return torch.where(factors == 0, tensor, (folded - identity) / factors)
 
 
 def _find_norm_factors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -120,7 +120,7 @@ class HandingOn(torch.nn.Module):
     def forward(
         self, in0: torch.Tensor, in1: torch.Tensor, in2: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """Returns the frame, then the tensors of `list_handed`."""
+        """Returns the frame, then the tensors of `networks.list_boundary`."""
         frames = iter((in0, in1))
         flows: list[torch.Tensor] = []
         with self.net.observe() as handed:
@@ -138,15 +138,9 @@ class HandingOn(torch.nn.Module):
                 hook.remove()
         assert handed.flow is not None  # as above
         named = dict(zip(networks.FLOWS, flows, strict=True))
-        given = [named[name] for name in list_handed(self._kind) if name in named]
+        given = [named[name] for name in networks.list_boundary(self._kind) if name in named]
         first, second = handed.features
         return frame, handed.flow, *first, *second, *given
-
-
-def list_handed(kind: str) -> tuple[str, ...]:
-    """The names of what is handed on, in the order of `HandingOn`."""
-    flows = (networks.name_frame_flow(kind, frame) for frame in (0, 1))
-    return (*networks.BOUNDARY, *(name for name in flows if name != networks.FLOW))
 
 
 def find_kind(flow: torch.Tensor, label: str) -> str:

@@ -129,6 +129,9 @@ def _inner_product(to: Translation, node: gs.Node, spec: ops.ConvSpec, weight: n
     """A convolution of one pixel: what ncnn pools globally has one axis left."""
     if spec.group != 1:
         raise ValueError(f"group={spec.group} on one pixel; to_ncnn accepts 1")
+    if spec.kernel != (1, 1):
+        kernel = "x".join(map(str, spec.kernel))
+        raise ValueError(f"a kernel of {kernel} on one pixel; to_ncnn accepts 1x1")
     params: dict[int, ncnn.ParamValue] = {
         ncnn.InnerProduct.NUM_OUTPUT: len(weight),
         ncnn.InnerProduct.BIAS_TERM: int(ops.optional_input(node, 2) is not None),

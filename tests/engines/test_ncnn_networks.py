@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +60,16 @@ def test_each_frame_meets_its_own_flow(kind: str) -> None:
     else:
         assert (fed[1]["flow.0"], fed[2]["flow.0"]) == ([0, 1], [2, 3])
     assert set(fed[3]) == {"img0", "img1", "flow", *map(str, range(3, 11))}
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_both_calls_of_contextnet_are_measured(kind: str, convert_networks: Convert) -> None:
+    """What is large in one frame alone is found, whichever of the two it is."""
+    (sample,) = make_samples([(64, 64)], [0.5], 1)
+    dark = np.zeros_like(sample.in0)
+    reached = []
+    for in0, in1 in ((sample.in0, dark), (dark, sample.in0)):
+        engine = NcnnNetworksEngine(convert_networks(kind)[0], kind, 32)
+        engine.run([dataclasses.replace(sample, in0=in0, in1=in1)])
+        reached.append(engine.largest["contextnet/input.1"])
+    assert reached == [float(sample.in0.max())] * 2

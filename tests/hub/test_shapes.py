@@ -185,5 +185,42 @@ def test_the_size_of_an_input_says_which_part_of_the_frame_it_is(size: str, part
     assert infer_extents(gs.Graph([node], [x]))["y"] == Extent(8, part, part)
 
 
-def test_a_size_is_named_as_it_is_read() -> None:
-    assert name_sizes(Extent(8, FULL, HALF)) == ["H", "W/2"]
+@pytest.mark.parametrize("part", [FULL, HALF, Fraction(1, 32)])
+def test_a_size_is_read_as_it_is_named(part: Fraction) -> None:
+    x = gs.Variable("x", np.float32, [1, 8, *name_sizes(Extent(8, FULL, part))])
+    node = gs.Node("Sigmoid", "/node", inputs=[x], outputs=[gs.Variable("y")])
+    assert infer_extents(gs.Graph([node], [x]))["y"] == Extent(8, FULL, part)
+
+
+@pytest.mark.parametrize(
+    ("part", "found"), [(Fraction(3, 8), "3/8 of"), (Fraction(2), "2 of"), (ONE_PIXEL, "one pixel")]
+)
+def test_a_size_that_is_no_whole_part_is_refused(part: Fraction, found: str) -> None:
+    with pytest.raises(HubError, match=f"{found}.*the whole size, or 1/n of it, is accepted"):
+        name_sizes(Extent(8, FULL, part))
+
+
+@pytest.mark.parametrize(
+    ("operator", "others", "attributes"),
+    [
+        ("Conv", [_weights(8, 8, 3, 3)], {"strides": [2, 2], "pads": [1] * 4}),
+        ("ConvTranspose", [_weights(8, 8, 4, 4)], {"strides": [2, 2], "pads": [1] * 4}),
+        ("Resize", [None, _array(1, 1, 2, 2)], {"mode": "linear"}),
+        ("DepthToSpace", [], {"blocksize": 2, "mode": "CRD"}),
+    ],
+)
+def test_the_size_of_one_pixel_does_not_change(
+    operator: str, others: list[Any], attributes: dict[str, Any]
+) -> None:
+    assert _infer(operator, 8, *others, **attributes).height != ONE_PIXEL
+    x, pooled = gs.Variable("x", np.float32, [1, 8, "H", "W"]), gs.Variable("p")
+    inputs = [
+        gs.Variable.empty() if one is None else gs.Constant(f"c{index}", one)
+        for index, one in enumerate(others)
+    ]
+    nodes = [
+        gs.Node("GlobalAveragePool", "/pool", inputs=[x], outputs=[pooled]),
+        gs.Node(operator, "/node", attributes, [pooled, *inputs], [gs.Variable("y")]),
+    ]
+    with pytest.raises(HubError, match="/node: changes the size of one pixel"):
+        infer_extents(gs.Graph(nodes, [x]))

@@ -181,6 +181,8 @@ def test_a_folder_cannot_be_rounded(folder: Path) -> None:
         ({"model": {"padding": 0}}, "padding is 0"),
         ({"model": {"padding": "wide"}}, "padding is 'wide'"),
         ({"model": {"warps": True}}, "warps is True"),
+        ({"model": {"timestep": "fixed 0.3"}}, "timestep is 'fixed 0.3'"),
+        ({"model": {"timestep": [0.5]}}, r"timestep is \[0.5\]"),
     ],
 )
 def test_facts_of_the_wrong_kind_are_refused(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from surgery.errors import CheckpointError
-from surgery.sources.checkpoint import fingerprint, load_into, read_checkpoint
+from surgery.sources.checkpoint import fingerprint, load_into, read_checkpoint, read_networks
 from surgery.sources.find_donor import find_donor
 from surgery.sources.stock import StockNetwork, build_network
 
@@ -283,3 +283,49 @@ def test_a_fingerprint_stays_what_it_was() -> None:
     # Models carry it in their metadata: another value would disown all of them.
     state = {"a": torch.tensor([1.0, -2.5]), "b": torch.zeros(2, 1)}
     assert fingerprint(state) == "1545967b0e9af1bd41a5b06e3b90c862407c0f54e92d506da2ed04da0fac317a"
+
+
+@pytest.fixture
+def two_sets(tmp_path: Path) -> Path:
+    """Two complete sets of three networks in one folder; each file holds a number of its own."""
+    for start, suffix in ((1.0, ".pkl"), (4.0, ".pth")):
+        for index, name in enumerate(("flownet", "contextnet", "unet")):
+            torch.save({"a": torch.tensor([start + index])}, tmp_path / (name + suffix))
+    torch.save({"a": torch.tensor([9.0])}, tmp_path / "flownet_old.pkl")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("named", "numbers"),
+    [
+        ("", [1, 2, 3]),
+        ("flownet.pkl", [1, 2, 3]),
+        ("flownet.pth", [4, 5, 6]),
+        ("unet.pth", [4, 5, 6]),
+    ],
+)
+def test_the_file_that_is_named_is_the_one_that_is_read(
+    named: str, numbers: list[float], two_sets: Path
+) -> None:
+    state = read_networks(two_sets / named)
+    names = ("flownet.a", "contextnet.a", "fusionnet.a")
+    assert [float(state[name]) for name in names] == numbers
+
+
+def test_another_suffix_does_for_what_the_named_file_lacks(two_sets: Path) -> None:
+    (two_sets / "unet.pth").unlink()
+    assert float(read_networks(two_sets / "flownet.pth")["fusionnet.a"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        ("flownet_old.pkl", "found 'flownet_old', .*accepted: flownet, contextnet, unet"),
+        ("flownet.safetensors", "no such file"),
+    ],
+)
+def test_no_other_file_is_read_than_the_one_that_is_named(
+    named: str, reason: str, two_sets: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        read_networks(two_sets / named)

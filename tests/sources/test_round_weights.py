@@ -87,3 +87,14 @@ def test_a_weight_before_a_normalisation_is_rounded_as_it_is_once_folded() -> No
     for name in state:
         if name != "conv.0.weight":
             assert torch.equal(rounded[name], state[name])
+
+
+def test_a_channel_that_a_normalisation_silences_keeps_its_weight() -> None:
+    state = {"conv.0.weight": torch.full((2, 4, 3, 3), 0.1)}
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        state[f"conv.1.{name}"] = torch.ones(2)
+    state["conv.1.weight"][0] = 0
+    rounded = round_weights(state)["conv.0.weight"]
+    assert torch.equal(rounded[0], state["conv.0.weight"][0])
+    assert rounded.isfinite().all()
+    assert not torch.equal(rounded[1], state["conv.0.weight"][1])
