@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_param_text
 from surgery.formats.ncnn_param import NcnnGraph, parse
+from surgery.hub import networks
 from surgery.progress import Progress, silent
-from surgery.proof.traffic import measure_cost
+from surgery.proof.structure import count_network_warps
+from surgery.proof.traffic import measure_cost, measure_networks_cost
 from surgery.sources.open_donor import Weights
 from surgery.targets.check_tta import describe_tta
-from surgery.targets.folder_names import refuse_folder_path
+from surgery.targets.folder_names import V4, refuse_folder_path
 from surgery.targets.runtimes import RUNTIMES, Runtime, find_runtime, refuse_graph
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
 # Full HD, before it is padded.
 SIZE = (1920, 1080)
-WARP = "rife.Warp"
 RUNS = "runs"
 # rife.cpp, `RIFE::process`: the blob `flow` is averaged, whatever the networks are.
 TTA_OF_THREE = "averages its flows"
@@ -42,7 +43,8 @@ class _Opened:
     Attributes:
         label: what to call the model.
         form: which form it has.
-        graph: its layers, as ncnn has them.
+        kind: `v4` for one network, `v1` or `v2` for three (`surgery.hub.networks`).
+        graphs: the layers of its networks, as ncnn has them, by the names of their files.
         padding: what its frames are padded to.
         files: bytes by the name of each file.
         reasons: why each runtime asked for cannot run it; empty where it can.
@@ -51,7 +53,8 @@ class _Opened:
 
     label: str
     form: str
-    graph: NcnnGraph
+    kind: str
+    graphs: Mapping[str, NcnnGraph]
     padding: int
     files: Mapping[str, int]
     reasons: Mapping[str, str]
@@ -149,7 +152,10 @@ def inspect(
 
 
 def _measure(opened: _Opened, width: int, height: int) -> Inspection:
-    cost = measure_cost(opened.graph, width, height)
+    if opened.kind in networks.KINDS:
+        cost = measure_networks_cost(opened.graphs, opened.kind, width, height)
+    else:
+        cost = measure_cost(opened.graphs[NETWORK], width, height)
     return Inspection(
         label=opened.label,
         form=opened.form,
@@ -157,7 +163,7 @@ def _measure(opened: _Opened, width: int, height: int) -> Inspection:
         parameters=cost.parameters,
         files=opened.files,
         padding=opened.padding,
-        warps=sum(layer.type == WARP for layer in opened.graph.layers),
+        warps=count_network_warps(opened.graphs),
         width=width,
         height=height,
         multiply_adds=cost.multiply_adds,
@@ -222,20 +228,24 @@ def _open_hub(
     from surgery.formats.ncnn_splits import insert_splits
     from surgery.hub.model import from_onnx
     from surgery.passes.drop_identities import drop_identities
-    from surgery.targets.make_ncnn import NcnnOptions, make_ncnn
+    from surgery.targets.make_ncnn import NcnnOptions, make_ncnn, translate_networks
     from surgery.targets.to_ncnn import translate_graph
 
     converted = make_ncnn(from_onnx(hub.to_onnx()), NcnnOptions())
-    # The translation knows no identities, which cost nothing anyway.
-    drop_identities(hub)
-    graph = translate_graph(hub)
-    insert_splits(graph)
-    padding = hub.metadata.padding
+    if hub.metadata.kind in networks.KINDS:
+        graphs = translate_networks(hub)
+    else:
+        # As of `translate_networks`.
+        drop_identities(hub)
+        graphs = {NETWORK: translate_graph(hub)}
+    for graph in graphs.values():
+        insert_splits(graph)
     return _Opened(
         label=label,
         form=form,
-        graph=graph,
-        padding=padding,
+        kind=hub.metadata.kind,
+        graphs=graphs,
+        padding=hub.metadata.padding,
         files=files,
         reasons={one.name: converted.refusal(one) for one in judged},
         tta=describe_tta(converted.graph) if not converted.others else TTA_OF_THREE,
@@ -243,58 +253,84 @@ def _open_hub(
 
 
 def _open_networks(path: Path, judged: Sequence[Runtime]) -> _Opened:
-    """Open a folder of three networks; contextnet, which runs twice, costs twice."""
-    from surgery.proof.forms import open_folder
-    from surgery.sources.from_ncnn import import_folder
+    """Open a folder of three networks."""
+    from surgery.proof.forms import find_kind
 
-    form = open_folder(path)
-    files = {
-        file.name: _size(file) for name in form.graphs for file in sorted(path.glob(f"{name}.*"))
-    }
-    label = f"model folder of three networks, RIFE {form.kind}"
-    opened = _open_hub(import_folder(path), path.name, label, judged, files)
-    reasons = {}
-    for one in judged:
-        said = [refuse_graph(one, graph, form.padding) for graph in form.graphs.values()]
-        reason = "; ".join(dict.fromkeys(filter(None, said)))
-        if not reason and one.name in RUNTIMES:
-            reason = refuse_folder_path(str(path.resolve()), form.padding, one.name, form.kind)
-        reasons[one.name] = reason
-    return dataclasses.replace(opened, reasons=reasons)
+    params = [path / f"{name}.param" for name in networks.NETWORKS]
+    graphs = {param.stem: _read_graph(param) for param in params}
+    kind = find_kind(graphs[networks.CONTEXTNET])
+    padding = _read_padding(path) or networks.PADDING
+    return _Opened(
+        label=path.name,
+        form=f"model folder of three networks, RIFE {kind}",
+        kind=kind,
+        graphs=graphs,
+        padding=padding,
+        files=_list_files(params),
+        reasons=_judge(path, kind, graphs, padding, judged),
+        tta=TTA_OF_THREE,
+    )
 
 
 def _open_ncnn(path: Path, judged: Sequence[Runtime]) -> _Opened:
-    param = path if path.suffix == ".param" else path / f"{NETWORK}.param"
-    graph = parse(read_param_text(param), str(param))
-    weights = param.with_suffix(".bin")
-    if weights.is_file():
-        from surgery.formats.ncnn_bin import read_weights
+    from surgery.proof.forms import guess_padding
 
-        read_weights(graph, weights)
-    padding = _read_padding(param, graph)
-    reasons = {}
-    for one in judged:
-        reason = refuse_graph(one, graph, padding)
-        if not reason and path.is_dir() and one.name in RUNTIMES:
-            reason = refuse_folder_path(str(path.resolve()), padding, one.name)
-        reasons[one.name] = reason
+    param = path if path.suffix == ".param" else path / f"{NETWORK}.param"
+    graph = _read_graph(param)
+    graphs = {NETWORK: graph}
+    padding = _read_padding(param.parent) or guess_padding(graph)
     return _Opened(
         label=path.name,
         form="model folder" if path.is_dir() else "param file",
-        graph=graph,
+        kind=V4,
+        graphs=graphs,
         padding=padding,
-        files={file.name: _size(file) for file in (param, weights) if file.is_file()},
-        reasons=reasons,
+        files=_list_files([param]),
+        reasons=_judge(path, V4, graphs, padding, judged),
         tta=describe_tta(graph),
     )
 
 
-def _read_padding(param: Path, graph: NcnnGraph) -> int:
-    """As the conversion wrote beside it, else what the strongest reduction asks for."""
-    from surgery.proof.forms import guess_padding, read_facts
+def _read_graph(param: Path) -> NcnnGraph:
+    """The layers of one network, with their weights where they lie beside it."""
+    from surgery.formats.ncnn_bin import read_weights
 
-    padding: int | None = read_facts(param.parent).get("model", {}).get("padding")
-    return padding or guess_padding(graph)
+    graph = parse(read_param_text(param), str(param))
+    weights = param.with_suffix(".bin")
+    if weights.is_file():
+        read_weights(graph, weights)
+    return graph
+
+
+def _list_files(params: Sequence[Path]) -> dict[str, int]:
+    files = [file for param in params for file in (param, param.with_suffix(".bin"))]
+    return {file.name: _size(file) for file in files if file.is_file()}
+
+
+def _judge(
+    path: Path,
+    kind: str,
+    graphs: Mapping[str, NcnnGraph],
+    padding: int,
+    judged: Sequence[Runtime],
+) -> dict[str, str]:
+    """Why each runtime cannot run a folder, or a `.param` file; empty where it can."""
+    reasons = {}
+    for one in judged:
+        said = [refuse_graph(one, graph, padding) for graph in graphs.values()]
+        reason = "; ".join(dict.fromkeys(filter(None, said)))
+        if not reason and path.is_dir() and one.name in RUNTIMES:
+            reason = refuse_folder_path(str(path.resolve()), padding, one.name, kind)
+        reasons[one.name] = reason
+    return reasons
+
+
+def _read_padding(folder: Path) -> int | None:
+    """As a conversion wrote beside the model; None where none did."""
+    from surgery.proof.forms import read_facts
+
+    padding: int | None = read_facts(folder).get("model", {}).get("padding")
+    return padding
 
 
 def to_json(inspections: Sequence[Inspection]) -> str:

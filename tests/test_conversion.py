@@ -164,7 +164,7 @@ def test_a_timestep_that_a_folder_would_ignore_is_refused(
     (model_folder / "surgery.json").write_text(json.dumps(facts), encoding="utf-8")
     reason = rf"timestep 0\.25; {model_folder.name} knows 0\.5 alone"
     with pytest.raises(SurgeryError, match=reason):
-        conversion.run(model_folder, *frames, tmp_path / "a.png", timestep=0.25, engine="ncnn")
+        conversion.run(model_folder, *frames, tmp_path / "middle.png", timestep=0.25, engine="ncnn")
     with pytest.raises(SurgeryError, match=reason):
         conversion.validate(str(hub_file), str(model_folder), timesteps=[0.5, 0.25])
-    conversion.run(model_folder, *frames, tmp_path / "a.png", engine="ncnn")
+    conversion.run(model_folder, *frames, tmp_path / "middle.png", engine="ncnn")

@@ -120,7 +120,7 @@ def list_boundary(kind: str) -> tuple[str, ...]:
 
 def list_ports(kind: str) -> dict[str, list[Ends]]:
     """What goes in and out of each network inside a hub model, for each of its calls."""
-    calls = [
+    calls: list[Ends] = [
         ((frame, name_frame_flow(kind, index)), FEATURES[index])
         for index, frame in enumerate(FRAMES)
     ]

@@ -420,8 +420,8 @@ def _check_facts(path: Path, facts: dict[str, Any]) -> None:
     timestep = facts.get("model", {}).get("timestep", "plane")
     if timestep not in tuple(TIMESTEPS):  # it may be a list
         raise FormatError(
-            f"{path}: timestep is {repr(timestep)[:40]}; {' or '.join(TIMESTEPS)} is expected; delete the "
-            "file, or convert again"
+            f"{path}: timestep is {repr(timestep)[:40]}; {' or '.join(TIMESTEPS)} is expected; "
+            "delete the file, or convert again"
         )
 
 

@@ -143,15 +143,21 @@ def count_network_warps(graphs: Mapping[str, NcnnGraph]) -> int:
 
 
 def shape_network_inputs(
-    network: str, kind: str, features: Mapping[str, Shape]
+    network: str,
+    kind: str,
+    features: Mapping[str, Shape],
+    width: int = NOMINAL_SIZE,
+    height: int = NOMINAL_SIZE,
 ) -> dict[str, Shape]:
-    """The shapes of what the runtime feeds one of three networks, for frames of NOMINAL_SIZE.
+    """The shapes of what the runtime feeds one of three networks.
 
     `features` are the shapes of contextnet's blobs, which fusionnet is fed; what is fed of one
     that is not among them is UNKNOWN.
+
+    Units: width and height of the frames in pixels, padded already.
     """
-    frame = (OUTPUT_CHANNELS, NOMINAL_SIZE, NOMINAL_SIZE)
-    flow = (networks.KINDS[kind], NOMINAL_SIZE // 2, NOMINAL_SIZE // 2)
+    frame = (OUTPUT_CHANNELS, height, width)
+    flow = (networks.KINDS[kind], height // 2, width // 2)
     if network == networks.FLOWNET:
         return {"input0": frame, "input1": frame}
     if network == networks.CONTEXTNET:

@@ -26,7 +26,9 @@ from surgery.errors import FormatError
 from surgery.formats.ncnn_bin import list_weights
 from surgery.formats.ncnn_layers import BinaryOp, Interp, InterpType, read_int
 from surgery.formats.ncnn_param import Layer, NcnnGraph
-from surgery.formats.ncnn_shapes import Shape, infer_shapes
+from surgery.formats.ncnn_shapes import Shape, infer_shapes, infer_shapes_from
+from surgery.hub import networks
+from surgery.proof.structure import shape_network_inputs
 
 BYTES = 4
 OUTPUT = "out0"
@@ -76,8 +78,71 @@ def measure_cost(graph: NcnnGraph, width: int, height: int) -> GraphCost:
     Raises:
         FormatError: as `infer_shapes`, and a graph without `out0`.
     """
-    shapes = infer_shapes(graph, width, height)
-    running = list_running_layers(graph, OUTPUT)
+    return _measure(graph, infer_shapes(graph, width, height), [OUTPUT], (width, height))
+
+
+def measure_networks_cost(
+    graphs: Mapping[str, NcnnGraph], kind: str, width: int, height: int
+) -> GraphCost:
+    """Count what three networks of a kind (`surgery.hub.networks`) cost for one frame.
+
+    Contextnet, which runs twice, costs twice, and its weights and layers are there once. The
+    peak is that of its second run, or of another network.
+
+    Units: width and height in pixels, padded already.
+
+    Raises:
+        FormatError: as `infer_shapes_from`, and a graph without one of its outputs.
+    """
+    traffic: Counter[str] = Counter()
+    parameters: Counter[str] = Counter()
+    layers: Counter[str] = Counter()
+    peaks, idle, multiply_adds = [], 0, 0
+    features: dict[str, Shape] = {}
+    for name, graph in graphs.items():
+        inputs = shape_network_inputs(name, kind, features, width, height)
+        shapes = infer_shapes_from(graph, inputs)
+        outputs = list(networks.INTERFACES[name].outputs)
+        one = _measure(graph, shapes, outputs, (width, height))
+        held = 0
+        if name == networks.CONTEXTNET:
+            features = {level: shapes[level] for level in networks.CONTEXT}
+            held = _count_held(kind, features, width, height)
+        calls = networks.CALLS[name]
+        traffic.update({key: calls * cost for key, cost in one.traffic_by_type.items()})
+        idle += calls * one.idle_traffic
+        multiply_adds += calls * one.multiply_adds
+        peaks.append(one.peak + held)
+        parameters[name] = one.parameters
+        layers.update(one.layers)
+    return GraphCost(
+        width=width,
+        height=height,
+        traffic=traffic.total(),
+        traffic_by_type=dict(sorted(traffic.items())),
+        idle_traffic=idle,
+        peak=max(peaks),
+        multiply_adds=multiply_adds,
+        parameters=parameters.total(),
+        layers=dict(sorted(layers.items())),
+    )
+
+
+def _count_held(kind: str, features: Mapping[str, Shape], width: int, height: int) -> int:
+    """What the runtime holds beside contextnet, when it runs for the second time.
+
+    That is the other frame, its features, and the flow, where its half was sliced off it.
+    """
+    inputs = shape_network_inputs(networks.FUSIONNET, kind, features, width, height)
+    sliced = networks.KINDS[kind] != networks.FLOW_CHANNELS
+    shapes = [inputs["img0"], *features.values(), *([inputs[networks.FLOW]] if sliced else [])]
+    return sum(map(_count_bytes, shapes))
+
+
+def _measure(
+    graph: NcnnGraph, shapes: Mapping[str, Shape], outputs: Sequence[str], size: tuple[int, int]
+) -> GraphCost:
+    running = list_running_layers(graph, *outputs)
     traffic: Counter[str] = Counter()
     idle = 0
     for layer in running:
@@ -85,8 +150,8 @@ def measure_cost(graph: NcnnGraph, width: int, height: int) -> GraphCost:
         traffic[layer.type] += cost
         idle += cost if _is_idle(layer, shapes) else 0
     return GraphCost(
-        width=width,
-        height=height,
+        width=size[0],
+        height=size[1],
         traffic=traffic.total(),
         traffic_by_type=dict(sorted(traffic.items())),
         idle_traffic=idle,
@@ -97,25 +162,29 @@ def measure_cost(graph: NcnnGraph, width: int, height: int) -> GraphCost:
     )
 
 
-def list_running_layers(graph: NcnnGraph, output: str) -> list[Layer]:
-    """The layers that ncnn runs to make a blob, in the order in which it runs them.
+def list_running_layers(graph: NcnnGraph, *outputs: str) -> list[Layer]:
+    """The layers that ncnn runs to make some blobs, in the order in which it runs them.
 
     ncnn goes back from the output, and runs what makes the first input of a layer before what
     makes the second; the order of the file plays no part.
 
     Raises:
-        FormatError: no layer makes the output.
+        FormatError: no layer makes an output.
 
     Source: ncnn net.cpp, `NetPrivate::forward_layer`.
     """
     producers = graph.find_producers()
-    if output not in producers:
-        raise FormatError(f"no layer makes {output}")
+    for output in outputs:
+        if output not in producers:
+            raise FormatError(f"no layer makes {output}")
     done: set[str] = set()
     running: list[Layer] = []
-    waiting = [producers[output]]
+    waiting = [producers[output] for output in reversed(outputs)]
     while waiting:
         layer = waiting[-1]
+        if done.issuperset(layer.outputs):
+            waiting.pop()
+            continue
         absent = next((blob for blob in layer.inputs if blob not in done), None)
         if absent is not None:
             waiting.append(producers[absent])

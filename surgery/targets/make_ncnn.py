@@ -15,6 +15,7 @@ from surgery.formats.ncnn_splits import insert_splits
 from surgery.hub import networks
 from surgery.hub.model import HubMetadata, HubModel
 from surgery.passes import pipeline
+from surgery.passes.drop_identities import drop_identities
 from surgery.passes.fold_betas import fold_betas
 from surgery.targets.dense_cost import measure_dense_cost
 from surgery.targets.legalise.fuse_activations import fuse_activations
@@ -123,12 +124,14 @@ def make_ncnn(model: HubModel, options: NcnnOptions) -> NcnnModel:
     edits = pipeline.run_passes(model, passes)
     flows: dict[str, str] = {}
     if model.metadata.kind in networks.KINDS:
-        graph, others = _translate_networks(model, runtime)
+        translated = translate_networks(model)
+        legal = {name: _legalise(graph, runtime) for name, graph in translated.items()}
     else:
         flows = name_flows(model)
-        graph, others = _legalise(translate_graph(model, flows), runtime), {}
+        legal = {NETWORK: _legalise(translate_graph(model, flows), runtime)}
+    graph = legal.pop(NETWORK)
     made = NcnnModel(
-        graph, model.metadata, options, edits, tuple(sorted(flows.values())), notes, others
+        graph, model.metadata, options, edits, tuple(sorted(flows.values())), notes, legal
     )
     if runtime is not None:
         reason = made.refusal(runtime)
@@ -137,16 +140,20 @@ def make_ncnn(model: HubModel, options: NcnnOptions) -> NcnnModel:
     return made
 
 
-def _translate_networks(
-    model: HubModel, runtime: Runtime | None
-) -> tuple[NcnnGraph, dict[str, NcnnGraph]]:
-    """Translate three networks one by one: the first, and the others by name."""
-    translated = {name: translate_graph(one) for name, one in networks.cut_networks(model).items()}
+def translate_networks(model: HubModel) -> dict[str, NcnnGraph]:
+    """Translate an open hub model of three networks one by one, by the names of their files.
+
+    Raises:
+        UnsupportedOp: as `translate_graph`.
+    """
+    translated = {}
+    for name, one in networks.cut_networks(model).items():
+        # The translation knows no identities, which cost nothing anyway.
+        drop_identities(one)
+        translated[name] = translate_graph(one)
     if model.metadata.kind == "v1":
         negate_flow(translated[networks.CONTEXTNET])
-    first, *others = translated
-    legal = {name: _legalise(graph, runtime) for name, graph in translated.items()}
-    return legal[first], {name: legal[name] for name in others}
+    return translated
 
 
 def _legalise(graph: NcnnGraph, runtime: Runtime | None) -> NcnnGraph:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,3 +204,22 @@ def test_published_graphs_are_judged_as_their_users_know_them(
     assert kinds(found) == expected
     if "folder name" in expected:
         assert "folder name" in found.verdicts()["tntwise"]
+
+
+def test_the_same_fault_of_two_networks_is_told_of_both(
+    convert_networks: Callable[[str], tuple[Path, object]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "rife-v2.3"
+    shutil.copytree(convert_networks("v2")[0], folder)
+    assert examine(folder).faults == []
+    for network in ("flownet", "contextnet"):
+        path = folder / f"{network}.param"
+        head, counts, *lines = path.read_text(encoding="utf-8").splitlines()
+        layers, blobs = map(int, counts.split())
+        at, reader = next((n, one) for n, one in enumerate(lines) if one.startswith("Interp "))
+        doubled = reader.split()[4]
+        lines.insert(at + 1, f"Sigmoid again 1 1 {doubled} again")
+        text = "\n".join([head, f"{layers + 1} {blobs + 1}", *lines]) + "\n"
+        path.write_text(text, encoding="utf-8")
+    splits = [one.what for one in examine(folder).faults if one.kind == "missing split"]
+    assert sorted(what.split(",", 1)[0] for what in splits) == ["contextnet", "flownet"]

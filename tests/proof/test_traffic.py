@@ -16,6 +16,7 @@ from surgery.proof.traffic import (
     find_peak,
     list_running_layers,
     measure_cost,
+    measure_networks_cost,
 )
 
 WIDTH, HEIGHT = 64, 32
@@ -176,3 +177,43 @@ def test_published_graphs_cost_what_is_known_of_them() -> None:
         text = (Path(folder) / f"{name}.param").read_text(encoding="utf-8")
         cost = measure_cost(parse(text, name), 1920, 1152)
         assert cost.traffic / 1e9 == pytest.approx(gigabytes, abs=0.005)
+
+
+FEATURES = """Input input.1 0 1 input.1
+Input flow.0 0 1 flow.0
+Split s 1 4 input.1 a b c d
+Convolution f1 1 1 a f1 0=1 1=1 6=3
+Convolution f2 1 1 b f2 0=1 1=1 6=3
+Convolution f3 1 1 c f3 0=1 1=1 6=3
+Convolution f4 1 1 d f4 0=1 1=1 6=3
+"""
+THREE = {
+    "flownet": "Input input0 0 1 input0\nInput input1 0 1 input1\nConcat j 2 1 input0 input1 x\n"
+    "Convolution flow 1 1 x flow 0=4 1=3 3=2 4=1 6=216\n",
+    "contextnet": FEATURES,
+    "fusionnet": "\n".join(
+        f"Input {name} 0 1 {name}" for name in ("img0", "img1", "flow", *map(str, range(3, 11)))
+    )
+    + "\nBinaryOp output 2 1 img0 img1 output 0=0\n",
+}
+
+
+def test_contextnet_costs_twice_and_its_weights_are_there_once() -> None:
+    graphs = {
+        name: parse("\n".join(["7767517", f"{text.count(chr(10))} 99", text.rstrip()]) + "\n")
+        for name, text in THREE.items()
+    }
+    cost = measure_networks_cost(graphs, "v2", WIDTH, HEIGHT)
+    assert cost.multiply_adds == WIDTH * HEIGHT * (216 // 4 + 2 * 4 * 3)
+    assert cost.parameters == 216 + 4 * 3
+    assert cost.layers["Convolution"] == 1 + 4
+    joined, flow = 12 * PLANE, 6 * PLANE + PLANE
+    assert cost.traffic == joined + flow + 2 * 4 * (3 + 1) * PLANE + 9 * PLANE
+    # Contextnet's frame and features, the other frame and its features, and the whole flow.
+    assert cost.peak == max(2 * (3 + 4) * PLANE + PLANE, (6 + 6 + 1) * PLANE)
+
+
+def test_a_layer_that_two_outputs_need_runs_once() -> None:
+    graph = build_graph("ReLU a 1 1 in0 a", "Split s 1 2 a b c", "ReLU d 1 1 b d", "ReLU e 1 1 c e")
+    names = [layer.name for layer in list_running_layers(graph, "d", "e")]
+    assert names == ["in0", "a", "s", "d", "e"]

@@ -398,20 +398,47 @@ def test_three_networks_import_as_ncnn_runs_them(kind: str, convert_networks: Co
         (
             "BinaryOp flow.0 1 1",
             "Sigmoid flow.0 1 1 flow.1 flow.0",
-            "negation of flow",
+            r"Sigmoid flow\.0 makes flow\.0; accepted is the negation of flow\.1",
         ),
-        ("Input flow.1 0 1 flow.1", "Input flow.2 0 1 flow.2", "flow"),
+        (
+            "BinaryOp flow.0 1 1",
+            "BinaryOp flow.0 1 1 flow.1 flow.0 0=7 1=1 2=1.0",
+            r"BinaryOp flow\.0 makes flow\.0; accepted is the negation of flow\.1",
+        ),
+        (
+            "Input flow.1 0 1 flow.1",
+            "Input flow.2 0 1 flow.2",
+            "flownet: flow has 2 channels; contextnet is of v2, where 4 are expected",
+        ),
     ],
 )
 def test_a_flow_that_is_made_in_another_way_is_refused(
     old: str, new: str, complaint: str, convert_networks: Convert, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "rife"
-    shutil.copytree(convert_networks("v1")[0], folder)
+    folder = copy_and_replace(convert_networks("v1")[0], tmp_path / "rife", old, new)
+    with pytest.raises(FormatError, match=complaint):
+        import_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "negation",
+    ["BinaryOp flow.0 1 1 flow.1 flow.0 0=7 1=1 2=0.0", "UnaryOp flow.0 1 1 flow.1 flow.0 0=1"],
+)
+def test_a_flow_may_be_negated_in_other_ways(
+    negation: str, convert_networks: Convert, tmp_path: Path
+) -> None:
+    original = convert_networks("v1")[0]
+    folder = copy_and_replace(original, tmp_path / "rife", "BinaryOp flow.0 1 1", negation)
+    one, other = (import_folder(path).to_onnx().graph for path in (original, folder))
+    assert one == other
+
+
+def copy_and_replace(original: Path, folder: Path, old: str, new: str) -> Path:
+    """Copy a folder of three networks, one line of contextnet replaced, that begins like this."""
+    shutil.copytree(original, folder)
     path = folder / "contextnet.param"
     lines = [" ".join(line.split()) for line in path.read_text(encoding="utf-8").splitlines()]
     assert sum(line.startswith(old) for line in lines) == 1
     changed = [new if line.startswith(old) else line for line in lines]
     path.write_text("\n".join(changed) + "\n", encoding="utf-8")
-    with pytest.raises(FormatError, match=complaint):
-        import_folder(folder)
+    return folder
