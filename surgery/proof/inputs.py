@@ -11,7 +11,6 @@ engine for floats sees.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from typing import Protocol
 import numpy as np
 
 from surgery.engines import Sample
-from surgery.errors import SurgeryError
 
 LEVELS = 255
 # In pixels from time 0 to time 1, of any shape; the camera itself moves up to 3.
@@ -74,28 +72,6 @@ class NoiseTexture:
         for (period, weight), lattice in zip(OCTAVES, self.lattices, strict=True):
             total += weight * _interpolate(lattice, x / period, y / period)
         return np.asarray(total)
-
-
-@dataclass(frozen=True, eq=False)
-class PhotoTexture:
-    """A photograph, mirrored at its edges and interpolated cubically between its pixels.
-
-    Attributes:
-        pixels: shape [height, width, 3], values in 0..1.
-    """
-
-    pixels: np.ndarray
-
-    def draw(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Colours at points; the origin is the middle of the photograph."""
-        warp = importlib.import_module("skimage.transform").warp
-        height, width, channels = self.pixels.shape
-        points = np.stack([y + (height - 1) / 2, x + (width - 1) / 2])
-        planes = [
-            warp(self.pixels[..., channel], points, order=3, mode="reflect")
-            for channel in range(channels)
-        ]
-        return np.stack(planes)
 
 
 @dataclass(frozen=True)
@@ -238,22 +214,6 @@ def make_samples(sizes: Sequence[Size], timesteps: Sequence[float], seed: int) -
     return _sample_scenes(scenes, timesteps)
 
 
-def make_photo_samples(
-    sizes: Sequence[Size], timesteps: Sequence[float], seed: int
-) -> list[KnownSample]:
-    """As `make_samples`, with photographs that come inside scikit-image for textures.
-
-    Raises:
-        SurgeryError: scikit-image is not installed.
-    """
-    photos = _load_photos()
-    scenes = []
-    for index, size in enumerate(sizes):
-        generator = np.random.default_rng([seed, index])
-        scenes.append(_make_photo_scene(size, photos, index, generator))
-    return _sample_scenes(scenes, timesteps)
-
-
 def make_scene(size: Size, generator: np.random.Generator) -> Scene:
     """A scene of noise textures: small, large, turning and growing motions, and border crossings.
 
@@ -335,26 +295,3 @@ def _interpolate(lattice: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarra
 def _ease(part: np.ndarray) -> np.ndarray:
     """A smooth step from 0 to 1, level at both ends."""
     return np.asarray(part * part * (3 - 2 * part))
-
-
-def _load_photos() -> list[PhotoTexture]:
-    """The colour photographs that scikit-image brings along; none of them is downloaded."""
-    try:
-        # By name: whether its type hints are complete depends on its version.
-        data = importlib.import_module("skimage.data")
-    except ImportError as error:
-        raise SurgeryError(
-            "photographs come from scikit-image, which is not installed: pip install scikit-image"
-        ) from error
-    pictures = (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())
-    return [PhotoTexture(picture.astype(np.float64) / LEVELS) for picture in pictures]
-
-
-def _make_photo_scene(
-    size: Size, photos: Sequence[PhotoTexture], index: int, generator: np.random.Generator
-) -> Scene:
-    """One photograph behind, pieces of the others moving in front of it."""
-    layers = [Layer(photos[index % len(photos)], _make_background_motion(size, generator))]
-    for step, (motion, shape) in enumerate(_make_foreground(size, generator), start=index + 1):
-        layers.append(Layer(photos[step % len(photos)], motion, shape))
-    return Scene(*size, tuple(layers))

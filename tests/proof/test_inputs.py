@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
-from surgery.errors import SurgeryError
-from surgery.proof import inputs
-from surgery.proof.inputs import Motion, Scene, Shape, make_photo_samples, make_samples
+from surgery.proof.inputs import Motion, Scene, Shape, make_samples
 
 SIZE = (160, 96)
 
@@ -123,19 +119,3 @@ def test_shape_covers_its_inside_only() -> None:
     shape = Shape(10, 5, 2)
     cover = shape.cover(np.array([0.0, 9.0, 11.0, 0.0, 0.0]), np.array([0.0, 0.0, 0.0, 4.4, 5.6]))
     np.testing.assert_allclose(cover, [1, 1, 0, 1, 0])
-
-
-def test_photographs_move_and_know_their_truth() -> None:
-    pytest.importorskip("skimage")
-    first, second = make_photo_samples([SIZE, (47, 33)], [0.5], seed=0)
-    assert first.in0.shape == (1, 3, 96, 160)
-    assert second.in0.shape == (1, 3, 33, 47)
-    np.testing.assert_array_equal(first.draw_truth(), first.scene.draw_frame(0.5))
-    assert np.abs(first.in0 - first.in1).mean() > 0.01
-    assert first.in0.std() > 0.1
-
-
-def test_photographs_without_scikit_image_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "skimage.data", None)
-    with pytest.raises(SurgeryError, match="scikit-image"):
-        inputs.make_photo_samples([SIZE], [0.5], seed=0)

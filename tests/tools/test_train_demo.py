@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from surgery.engines.frames import read_png
+from surgery.proof.inputs import LEVELS
 from surgery.sources.checkpoint import load_into, read_checkpoint
 from surgery.sources.find_donor import find_donor
 from surgery.sources.stock import build_network
 
 pytest.importorskip("skimage")
 
+# In dB, over the better of nearest frame and averaging.
+LEAST_LEAD = 6.0
 TOOLS = Path(__file__).parents[2] / "tools"
 # Sums in another order.
 SAME = 1e-6
@@ -110,6 +115,19 @@ def test_resizes_by_one_are_all_that_is_skipped(trainer: Any) -> None:
     assert len(seen.flows) == 2 * 2 * trainer.FLOW_STAGES
 
 
+def test_blocks_begin_with_what_tells_motion(trainer: Any) -> None:
+    net = trainer.build_trainee(trainer.SeenFlows()).net
+    frame = torch.rand(1, 3, 32, 32)
+    # Shifted by a pixel to either side; the rest of what a block takes says nothing.
+    pair = [torch.roll(frame, (0, shift), (2, 3)) for shift in (1, -1)]
+    rest = torch.zeros(1, net.block0.conv0[0][0].in_channels - 6, 32, 32)
+    with torch.no_grad():
+        costs = net.block0.conv0(torch.cat([*pair, rest], 1))[0, :9, 2:-2, 2:-2].mean((1, 2))
+    # The displacements are in rows; this one is (0, -1) or (0, 1) and no other.
+    assert int(costs.argmin()) in (3, 5)
+    assert costs.sort().values[0] < 0.1 * costs.sort().values[1]
+
+
 def test_the_rate_rises_stays_and_falls(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "STEPS", 1000)
     monkeypatch.setattr(trainer, "FALL", 300)
@@ -139,6 +157,27 @@ def test_the_checkpoint_is_in_the_form_of_upstream(
     assert {tensor.dtype for tensor in state.values()} == {torch.float16}
     assert weights.stat().st_size < 6_000_000
     load_into(build_network(find_donor(trainer.DONOR)), read_checkpoint(weights))
+
+
+def test_the_shipped_model_is_small_and_interpolates(
+    trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a part of the test set; `--score` takes all of it."""
+    weights = trainer.DATA / trainer.WEIGHTS
+    assert weights.stat().st_size < 6_000_000
+    scenes = itertools.islice(trainer.demo_data.make_test_scenes(), 0, None, 8)
+    examples = [(kind, trainer.demo_data.draw_example(scene, 0.5)) for kind, scene in scenes]
+    monkeypatch.setattr(trainer.demo_data, "make_test_set", lambda: iter(examples))
+    scores = trainer.measure_scores(weights)
+    assert {kind for kind, _ in examples} == set(scores)
+    assert min(score.lead for score in scores.values()) > LEAST_LEAD
+
+
+def test_the_shipped_pictures_are_what_the_tool_draws(trainer: Any, tmp_path: Path) -> None:
+    trainer.write_frames(tmp_path)
+    for name in (*trainer.FRAMES, trainer.TRUTH):
+        drawn, shipped = (read_png(folder / name) for folder in (tmp_path, trainer.DATA))
+        np.testing.assert_allclose(drawn, shipped, rtol=0, atol=1.01 / LEVELS)
 
 
 def test_an_untrained_model_scores_less_than_averaging_and_fails(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import site
 import subprocess
 import sys
 import tempfile
@@ -73,7 +72,8 @@ def _try_wheel(wheel: Path, folder: Path, borrow: bool) -> str:
     if borrow:
         _call(*pip, "--no-deps", wheel)
         (packages,) = home.glob("lib/python*/site-packages")
-        (packages / "borrowed.pth").write_text("\n".join(site.getsitepackages()))
+        borrowed = [path for path in sys.path if Path(path).name == packages.name]
+        (packages / "borrowed.pth").write_text("\n".join(borrowed))
     else:
         _call(*pip, wheel)
         for names in BY_HAND:
