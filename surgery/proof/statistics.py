@@ -70,6 +70,20 @@ def _measure_flow(flow: np.ndarray) -> FlowStatistics:
     )
 
 
+def pick_largest(
+    frames: Sequence[Sequence[FlowStatistics]], bounds: FlowBounds
+) -> list[FlowStatistics]:
+    """For every warp the flow of the frame that proves it best, or one that is not finite.
+
+    A warp that is wrong shows in any frame whose flow is large enough; the others may be still.
+    """
+
+    def rank(flow: FlowStatistics) -> tuple[bool, bool, float]:
+        return flow.nonfinite > 0, not list(_list_complaints(flow, bounds)), flow.median
+
+    return [max(flows, key=rank) for flows in zip(*frames, strict=False)]
+
+
 def too_small(flows: Sequence[FlowStatistics], bounds: FlowBounds = CALIBRATED_FLOW) -> str:
     """Say why flows cannot prove the warps they went into; empty when they can.
 

@@ -16,7 +16,7 @@ from surgery.proof.compare import Comparison, Verdict, compare, judge
 from surgery.proof.forms import DonorForm, Form, HubForm, open_folder
 from surgery.proof.inputs import make_samples
 from surgery.proof.ranges import find_overflows
-from surgery.proof.statistics import measure_flows, too_small
+from surgery.proof.statistics import measure_flows, pick_largest, too_small
 from surgery.proof.structure import Finding
 from surgery.proof.tolerances import PROVING_FLOW, Tolerance
 
@@ -329,10 +329,10 @@ class _Contest:
             self._warn(
                 f"torch alone would have taken another branch than the model has: {decision.words}"
             )
-        for flows in getattr(engine, "flows", ()):
-            complaint = too_small(measure_flows(flows), PROVING_FLOW)
-            if complaint:
-                self._warn(f"the flows may be too small to prove the warps: {complaint}")
+        measured = [measure_flows(flows) for flows in getattr(engine, "flows", ())]
+        complaint = too_small(pick_largest(measured, PROVING_FLOW), PROVING_FLOW)
+        if complaint:
+            self._warn(f"the flows may be too small to prove the warps: {complaint}")
         return frames
 
     def _warn(self, sentence: str) -> None:

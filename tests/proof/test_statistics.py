@@ -11,7 +11,7 @@ import pytest
 from surgery.hub.warp import warp_reference
 from surgery.proof.compare import compare
 from surgery.proof.inputs import make_samples
-from surgery.proof.statistics import FlowStatistics, measure_flows, too_small
+from surgery.proof.statistics import FlowStatistics, measure_flows, pick_largest, too_small
 from surgery.proof.tolerances import CALIBRATED_FLOW, PROVING_FLOW, RUNTIME_VULKAN, FlowBounds
 
 GOOD = FlowStatistics(median=3.0, p99=9.0, std_x=2.5, std_y=2.2, difference=4.0)
@@ -102,3 +102,18 @@ def test_a_flow_of_the_least_size_shows_a_wrong_warp(bounds: FlowBounds, margin:
     for wrong in (flow * 0, flow[:, ::-1].copy(), flow * np.float32(0.5), other):
         result = warp_reference(sample.in0, wrong) / 2 + second
         assert compare(right, result).psnr < RUNTIME_VULKAN.bound - margin
+
+
+def test_a_warp_is_proved_by_the_frame_whose_flow_is_large_enough() -> None:
+    still = dataclasses.replace(GOOD, median=0.1, std_x=0.1)
+    slow = dataclasses.replace(GOOD, median=0.2, std_x=0.1)
+    assert pick_largest([[GOOD, still], [slow, slow]], PROVING_FLOW) == [GOOD, slow]
+    assert not too_small(pick_largest([[GOOD, still], [slow, GOOD]], PROVING_FLOW), PROVING_FLOW)
+    assert pick_largest([], PROVING_FLOW) == []
+
+
+def test_a_flow_that_is_not_finite_in_one_frame_is_told_whatever_the_others_are() -> None:
+    broken = dataclasses.replace(GOOD, nonfinite=3)
+    assert "3 values are NaN" in too_small(
+        pick_largest([[GOOD], [broken], [GOOD]], PROVING_FLOW), PROVING_FLOW
+    )
