@@ -244,3 +244,16 @@ def test_a_flow_network_alone_is_refused(make_networks: MakeNetworks, tmp_path: 
     (folder / "RIFE_HD.py").unlink()
     with pytest.raises(DonorError, match=r"IFNet_HD\.py has no scale_list"):
         conversion.convert(str(folder), tmp_path / "rife-v2", random_weights=1)
+
+
+def test_a_known_flow_network_alone_is_told_what_it_lacks(
+    make_networks: MakeNetworks, tmp_path: Path
+) -> None:
+    folder = make_networks("v2")
+    (folder / "RIFE_HD.py").unlink()
+    source = (folder / "IFNet_HD.py").read_text(encoding="utf-8")
+    wide = source.replace("ConvTranspose2d(8, 4,", "ConvTranspose2d(384, 4,")
+    assert wide != source
+    (folder / "IFNet_HD.py").write_text(wide, encoding="utf-8")
+    with pytest.raises(DonorError, match=r"RIFE 2\.x, one of the three networks .* RIFE_HD\*\.py"):
+        conversion.convert(str(folder), tmp_path / "rife-v2", random_weights=1)

@@ -265,3 +265,9 @@ def test_what_is_pooled_to_one_pixel_goes_through_inner_products() -> None:
         "Sigmoid",
         "BinaryOp",
     ]
+
+
+def test_a_window_on_one_pixel_is_no_inner_product() -> None:
+    pool: Step = ("GlobalAveragePool", ["in0"], {})
+    with pytest.raises(UnsupportedOp, match="a kernel of 3x3 on one pixel; to_ncnn accepts 1x1"):
+        _translate(pool, ("Conv", ["@", "weight"], SAME))
