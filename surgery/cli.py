@@ -647,14 +647,14 @@ def score(
         ),
     ],
     donor: Annotated[
-        str | None, typer.Option(metavar="DONOR", help="Where a folder does not name it")
+        str | None, typer.Option(metavar="DONOR", help="Instead of what a folder names")
     ] = None,
     weights: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Checkpoints; repeatable")
     ] = None,
     random_weights: RandomOption = None,
     scale: Annotated[
-        float | None, typer.Option(metavar="S", help="Of the flow, where a folder does not tell")
+        float | None, typer.Option(metavar="S", help="Of the flow, instead of what a folder says")
     ] = None,
     layout: Annotated[str | None, typer.Option(metavar="NAME", help="Default: recognised")] = None,
     every: Annotated[int, typer.Option(metavar="N", help="Of a sequence, give one frame of N")] = 2,
@@ -703,7 +703,9 @@ def score(
             _say(f"{one.label}: {told}")
         if one.note:
             _say(f"  note: {one.note}")
-    if any(one.total is None for one in found.standings):
+    for name, fault in found.faults.items():
+        _say(f"{name} cannot be read: {fault}")
+    if found.faults or any(one.total is None for one in found.standings):
         raise typer.Exit(1)
 
 

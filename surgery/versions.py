@@ -18,11 +18,13 @@ STANDS_ON = (
 
 def describe_versions() -> str:
     """One line for the package, one for each thing it stands on; reads no package's code."""
-    lines = [f"surgery {metadata.version(PACKAGE)}"]
-    for name in STANDS_ON:
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            version = "not installed"
-        lines.append(f"  {name} {version}")
-    return "\n".join(lines)
+    lines = [f"  {name} {find_version(name)}" for name in STANDS_ON]
+    return "\n".join([f"surgery {metadata.version(PACKAGE)}", *lines])
+
+
+def find_version(name: str) -> str:
+    """The version of an installed package, in words."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

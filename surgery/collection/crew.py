@@ -2,9 +2,10 @@
 
 A task is a pure function of what it is given: bytes or paths in, values out, under a key that is
 made of its inputs. So it may run anywhere, and again. A task whose worker dies is given to another
-worker; one that raises is tried again, but for a `SurgeryError`, which would only say the same once
-more and is a result. Only a few tasks more than there are workers are under way at a time, so that
-neither the client nor the scheduler holds more than it has to.
+worker; one that raises is tried again, but for a refusal that its inputs cause, which would only be
+the same once more and is a result. As many tasks are under way as there are worker processes: none
+waits behind one that kills its worker, which would count as that one's accomplice, and neither the
+client nor the scheduler holds more than it has to.
 
 Source: the documentation of Dask distributed on `LocalCluster`, `Client.submit`, `as_completed`
 and resilience (`retries`, `allowed-failures`).
@@ -17,16 +18,27 @@ import functools
 import hashlib
 import importlib.util
 import logging
+import re
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from unittest import mock
 
-from surgery.errors import EngineError, SurgeryError
+from surgery.errors import (
+    CheckpointError,
+    DonorError,
+    FormatError,
+    HubError,
+    ProofFailed,
+    RuntimeRefused,
+    SurgeryError,
+    UnsupportedOp,
+)
 from surgery.progress import Progress, silent
-from surgery.versions import describe_versions
+from surgery.versions import describe_versions, find_version
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -37,8 +49,19 @@ R = TypeVar("R")
 PACKAGE = Path(__file__).resolve().parents[1]
 # What raises may have raised for want of memory or of a file that was late.
 RETRIES = 2
-# Beside what the workers work at, so that none of them waits for the client.
-SPARE_JOBS = 1
+# What the same inputs end with every time. Any other error may be the machine's: a disk that is
+# full, an engine that is not installed, a runtime that died of its neighbours.
+REFUSALS = (
+    CheckpointError,
+    DonorError,
+    FormatError,
+    HubError,
+    ProofFailed,
+    RuntimeRefused,
+    UnsupportedOp,
+)
+# What else results depend on, beside what `surgery --version` tells.
+TOOLS = ("numpy", "pillow", "onnxscript", "safetensors")
 JOIN_SECONDS = 60
 SETTINGS = {
     # Payloads are as large as weights are, and few are under way.
@@ -51,6 +74,9 @@ MEMORY_PART = 0.8
 # One thread for each task: its results depend on no number of cores, and tasks fill the machine.
 # llvmpipe, Vulkan on a CPU, counts its threads by itself.
 WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "LP_NUM_THREADS": "1"}
+# A task changes what a whole process shares: the folder of temporary files, modules that are being
+# imported, functions of a donor. A worker with several threads does one task at a time.
+_ONE_TASK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -75,7 +101,7 @@ class Done(Generic[T, R]):
     Attributes:
         job: the task.
         result: what the function returned; None where it did not.
-        refusal: the `SurgeryError` that it ended with; the same inputs give the same.
+        refusal: which of `REFUSALS` it ended with, in words; the same inputs give the same.
         failure: what else it died of, after all retries; another run may fare better.
     """
 
@@ -108,8 +134,8 @@ class Crew:
         self._client = client
 
     def count_workers(self) -> int:
-        """How many tasks run at the same time."""
-        return sum(self._client.nthreads().values())
+        """How many tasks run at the same time: one in each process, whatever its threads."""
+        return len(self._client.nthreads())
 
     def run(self, work: Callable[[T], R], jobs: Iterable[Job[T]]) -> Iterator[Done[T, R]]:
         """Yield what became of every task, as they end.
@@ -128,10 +154,11 @@ class Crew:
         ended: Any = as_completed()
         self._feed(work, waiting, running, ended)
         for future in ended:
-            job = running.pop(future.key)
-            yield _take(job, future)
+            done = _take(running.pop(future.key), future)
             future.release()
+            # First, so that no worker waits for what the caller does with the result.
             self._feed(work, waiting, running, ended)
+            yield done
 
     def _feed(
         self,
@@ -140,7 +167,7 @@ class Crew:
         running: dict[str, Job[T]],
         ended: Any,
     ) -> None:
-        room = max(self.count_workers(), 1) + SPARE_JOBS - len(running)
+        room = max(self.count_workers(), 1) - len(running)
         # The range comes first: zip would otherwise take one job more and drop it.
         for _, job in zip(range(room), waiting, strict=False):
             future = self._client.submit(
@@ -164,8 +191,11 @@ def _take(job: Job[T], future: Future[_Answer[R]]) -> Done[T, R]:
         return Done(job, answer.result, answer.refusal)
     if isinstance(error, KilledWorker):
         return Done(job, failure="every worker that tried it died (out of memory?)")
-    told = str(error) if isinstance(error, SurgeryError) else f"{type(error).__name__}: {error}"
-    return Done(job, failure=told)
+    return Done(job, failure=_describe(error))
+
+
+def _describe(error: BaseException) -> str:
+    return str(error) if isinstance(error, SurgeryError) else f"{type(error).__name__}: {error}"
 
 
 # ---- where the workers are ---------------------------------------------------------------------
@@ -247,6 +277,7 @@ def _start_cluster(workers: int) -> Iterator[Client]:
 @contextlib.contextmanager
 def _connect(scheduler: str) -> Iterator[Client]:
     import dask
+    import distributed
     from distributed import Client
 
     with contextlib.ExitStack() as stack:
@@ -254,14 +285,14 @@ def _connect(scheduler: str) -> Iterator[Client]:
         stack.enter_context(dask.config.set(SETTINGS))
         try:
             client = stack.enter_context(Client(scheduler, timeout=JOIN_SECONDS))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, distributed.TimeoutError) as error:
             raise SurgeryError(
                 f"--scheduler {scheduler}: {error}; the address that `dask scheduler` prints is "
                 "expected, as tcp://host:8786"
             ) from error
         try:
             client.wait_for_workers(1, timeout=JOIN_SECONDS)
-        except TimeoutError as error:
+        except distributed.TimeoutError as error:
             raise SurgeryError(
                 f"--scheduler {scheduler}: no worker has joined it in {JOIN_SECONDS} s; start "
                 f"some: dask worker {scheduler} --nthreads 1"
@@ -295,41 +326,54 @@ def _work(work: Callable[[T], R], payload: T, tools: str) -> _Answer[R]:
     if hash_tools() != tools:
         raise SurgeryError(
             "a worker has another surgery, or other versions of what it stands on, than the "
-            f"machine that asks; install the same. It has:\n{describe_versions()}"
+            f"machine that asks; install the same. It has:\n{_describe_tools()}"
         )
-    try:
-        with _own_temporaries():
+    with _ONE_TASK, _own_temporaries() as folder:
+        try:
             return _Answer(work(payload))
-    except EngineError:
-        # A runtime that died may have died of its neighbours: tried again.
-        raise
-    except SurgeryError as error:
-        return _Answer(refusal=str(error))
+        except REFUSALS as error:
+            return _Answer(refusal=_hide_folder(str(error), folder))
+        except Exception as error:
+            # Some exceptions do not survive the way back; their words do.
+            raise SurgeryError(_hide_folder(_describe(error), folder)) from error
+
+
+def _hide_folder(text: str, folder: str) -> str:
+    """What was told of temporary files, by the names that they have in every run."""
+    return re.sub(re.escape(folder) + r"(/tmp\w+)?/?", "", text)
 
 
 @contextlib.contextmanager
-def _own_temporaries() -> Iterator[None]:
+def _own_temporaries() -> Iterator[str]:
     """Keep temporary files in the worker's own folder, which Dask clears when a worker is dead."""
     from distributed import get_worker
 
-    with (
-        tempfile.TemporaryDirectory(dir=get_worker().local_directory, prefix="task-") as folder,
-        mock.patch.object(tempfile, "tempdir", folder),
-    ):
-        yield
+    place, before = Path(get_worker().local_directory).resolve(), tempfile.tempdir
+    with tempfile.TemporaryDirectory(dir=place, prefix="task-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = before
 
 
 @functools.cache
 def hash_tools() -> str:
-    """The hash of this package's source and of the versions of what it stands on.
+    """The hash of this package's source and of the versions of what results depend on.
 
     The compiled kernel is left out: machines compile it differently, and no model depends on it.
     """
-    digest = hashlib.sha256(describe_versions().encode())
+    digest = hashlib.sha256(_describe_tools().encode())
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()
         digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _describe_tools() -> str:
+    major, minor = sys.version_info[:2]
+    more = [f"  {name} {find_version(name)}" for name in TOOLS]
+    return "\n".join([describe_versions(), *more, f"  Python {major}.{minor}"])
 
 
 def limit_threads() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -27,6 +28,7 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEOS = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".y4m", ".m4v", ".mpg", ".ts"})
 # Source: the Vimeo-90K README; tri_ is for triplets, sep_ for septuplets.
 VIMEO_FRAMES = "sequences"
+TRIPLET = ("im1.png", "im2.png", "im3.png")
 VIMEO_LISTS = ("tri_testlist.txt", "sep_testlist.txt")
 # Source: the UCF101 part of the Deep Voxel Flow evaluation, as RIFE's benchmark reads it.
 UCF101_FRAMES = ("frame_00.png", "frame_01_gt.png", "frame_02.png")
@@ -105,7 +107,7 @@ def open_dataset(
 
     Raises:
         SurgeryError: there is no such path or layout, nothing in it looks like a dataset, or it
-            has no clip.
+            has no clip whose pictures are all there.
     """
     if not path.exists():
         raise SurgeryError(f"--dataset {path}: no such folder or video")
@@ -122,9 +124,14 @@ def open_dataset(
     if chosen is None:
         raise SurgeryError(f"--dataset {path} looks like no dataset; accepted:\n{expected}")
     dataset = Dataset(path, chosen, every, limit)
-    if next(dataset.read(), None) is None:
-        raise SurgeryError(f"--dataset {path} has no clip; {chosen.name} is {chosen.expects}")
-    return dataset
+    lacking: list[Picture] = []
+    for clip in dataset.read():
+        lacking = [one for one in clip.pictures if isinstance(one, Path) and not one.is_file()]
+        if not lacking:
+            return dataset
+    if lacking:
+        raise SurgeryError(f"--dataset {path}: no clip is whole; {lacking[0]} is not there")
+    raise SurgeryError(f"--dataset {path} has no clip; {chosen.name} is {chosen.expects}")
 
 
 def load_picture(picture: Picture) -> np.ndarray:
@@ -170,10 +177,10 @@ def _is_vimeo(path: Path) -> bool:
 
 def _read_vimeo(path: Path, every: int) -> Iterator[Clip]:
     for name in _list_vimeo(path):
-        frames = sorted((path / VIMEO_FRAMES / name).glob("im*.png"))
-        if len(frames) < 3:
-            raise SurgeryError(f"{path / VIMEO_FRAMES / name} has not im1.png, im2.png and im3.png")
-        yield _make_clip(name, frames)
+        folder = path / VIMEO_FRAMES / name
+        frames = sorted(folder.glob("im*.png"), key=sort_naturally)
+        # One that lacks a frame is told when that is looked for.
+        yield _make_clip(name, frames if len(frames) >= 3 else [folder / one for one in TRIPLET])
 
 
 def _list_vimeo(path: Path) -> list[str]:
@@ -181,8 +188,8 @@ def _list_vimeo(path: Path) -> list[str]:
     for name in VIMEO_LISTS:
         if (path / name).is_file():
             return (path / name).read_text(encoding="utf-8").split()
-    folders = sorted((path / VIMEO_FRAMES).glob("*/*"))
-    return ["/".join(one.parts[-2:]) for one in folders if one.is_dir()]
+    folders = [one for one in (path / VIMEO_FRAMES).glob("*/*") if one.is_dir()]
+    return ["/".join(one.parts[-2:]) for one in sorted(folders, key=sort_naturally)]
 
 
 def _is_ucf101(path: Path) -> bool:
@@ -221,13 +228,13 @@ def _read_snu_film(path: Path, every: int) -> Iterator[Clip]:
 
 
 def _find_listed(root: Path, name: str) -> Path:
-    """A file of a list: as much of the end of its path as there is below the dataset."""
+    """A file of a list: as much of the end of its path as there is below the dataset.
+
+    Of one that is nowhere, the place where it is listed.
+    """
     parts = Path(name).parts
     tails = (root.joinpath(*parts[start:]) for start in range(len(parts)))
-    found = next((path for path in tails if path.is_file()), None)
-    if found is None:
-        raise SurgeryError(f"{name} is listed, and lies nowhere below {root}")
-    return found
+    return next((path for path in tails if path.is_file()), root / name)
 
 
 def _is_frames(path: Path) -> bool:
@@ -274,10 +281,23 @@ def _cut(frames: Iterable[Picture], every: int, group: str) -> Iterator[Clip]:
             window = [frame]
 
 
+def sort_naturally(path: Path) -> tuple[tuple[list[str | int], str], ...]:
+    """A key that has 10 come after 9, in every part of a path: frames are numbered without zeros.
+
+    Names that say the same number in other ways keep one order, too.
+    """
+    return tuple((_cut_numbers(part), part) for part in path.parts)
+
+
+def _cut_numbers(text: str) -> list[str | int]:
+    # Text and numbers take turns, beginning with text: no number is compared with text.
+    parts = re.split(r"([0-9]+)", text)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
+
+
 def _list_folders(path: Path) -> list[Path]:
-    # 10 comes after 9: UCF101 numbers its folders without zeros.
     folders = [one for one in path.iterdir() if one.is_dir()] if path.is_dir() else []
-    return sorted(folders, key=lambda one: (len(one.name), one.name))
+    return sorted(folders, key=sort_naturally)
 
 
 def _list_pictures(path: Path) -> list[Picture]:
@@ -292,7 +312,10 @@ def _list_videos(path: Path) -> list[Path]:
 
 def _list_files(path: Path, suffixes: frozenset[str]) -> list[Path]:
     found = path.iterdir() if path.is_dir() else iter(())
-    return sorted(one for one in found if one.suffix.lower() in suffixes)
+    return sorted(
+        (one for one in found if one.suffix.lower() in suffixes and one.is_file()),
+        key=sort_naturally,
+    )
 
 
 LAYOUTS: dict[str, Layout] = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.collection.crew import limit_threads
 from surgery.collection.plan import Recipe
+from surgery.errors import SurgeryError
 
 if TYPE_CHECKING:
     from surgery.proof.validate import Validation
@@ -50,12 +51,16 @@ class Product:
 
 
 def make_order(recipe: Recipe, *, send: bool) -> Order:
-    """Ask for a model; with `send` its files travel along."""
+    """Ask for a model; with `send` its files travel along.
+
+    Raises:
+        OSError: a file is gone, or may not be read.
+    """
     if not send:
         return Order(recipe)
-    files = {} if recipe.root is None else {recipe.name_file(one): one for one in recipe.files}
+    files = {} if recipe.root is None else dict(recipe.files)
     if recipe.weights is not None:
-        files[_place_weights(recipe)] = recipe.weights
+        files |= {_place_weights(recipe, one): one for one in recipe.weights_files}
     return Order(recipe, {name: path.read_bytes() for name, path in files.items()})
 
 
@@ -83,10 +88,11 @@ def make_model(order: Order) -> Product:
     return Product(_list_facts(recipe, made, validation, files), files, validation.to_json())
 
 
-def _place_weights(recipe: Recipe) -> str:
+def _place_weights(recipe: Recipe, path: Path) -> str:
+    """Where a checkpoint, or a file of it, is sent to."""
     assert recipe.weights is not None
     # A folder of its own: a donor's files are below one or two others.
-    return f"given weights/{recipe.weights.name}"
+    return f"given weights/{path.relative_to(recipe.weights.parent).as_posix()}"
 
 
 @contextlib.contextmanager
@@ -94,6 +100,7 @@ def _lay_out(order: Order) -> Iterator[tuple[str, Path | None]]:
     """The donor and the weights as this worker finds them."""
     recipe = order.recipe
     if order.sent is None:
+        _check_sight(recipe)
         donor = recipe.donor if recipe.root is None else str(recipe.root / recipe.donor)
         yield donor, recipe.weights
         return
@@ -104,7 +111,18 @@ def _lay_out(order: Order) -> Iterator[tuple[str, Path | None]]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         donor = recipe.donor if recipe.root is None else str(root / recipe.donor)
-        yield donor, None if recipe.weights is None else root / _place_weights(recipe)
+        weights = recipe.weights
+        yield donor, None if weights is None else root / _place_weights(recipe, weights)
+
+
+def _check_sight(recipe: Recipe) -> None:
+    """Tell a worker that does not see the files from files that are not there."""
+    for path in (*recipe.files.values(), *recipe.weights_files):
+        if not path.exists():
+            raise SurgeryError(
+                f"the worker does not see {path.name}, which the client does; leave --shared out, "
+                "and files are sent along"
+            )
 
 
 def _list_facts(

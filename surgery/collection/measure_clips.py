@@ -48,29 +48,55 @@ class Trial:
     clips: tuple[Clip, ...]
 
 
-def measure_clips(trial: Trial) -> list[list[Figure]]:
-    """Run and measure; for each clip a figure for each of its timesteps.
+@dataclass(frozen=True)
+class Measured:
+    """What a worker measured.
+
+    Attributes:
+        figures: for each clip a figure for each of its timesteps; none where it cannot be read.
+        faults: why not, by the clip's name.
+    """
+
+    figures: list[list[Figure]]
+    faults: dict[str, str]
+
+
+def measure_clips(trial: Trial) -> Measured:
+    """Run and measure.
 
     Raises:
-        SurgeryError: the contender cannot be opened, a picture cannot be read, or sizes differ.
+        SurgeryError: the contender cannot be opened, or its engine does not run.
     """
-    frames = run_clips(trial)
-    return [
-        [
+    faults = {clip.name: fault for clip in trial.clips if (fault := find_fault(clip))}
+    readable = tuple(clip for clip in trial.clips if clip.name not in faults)
+    frames_of = run_clips(Trial(trial.contender, readable)) if readable else []
+    found = {
+        clip.name: [
             measure_frame(timestep, to_8bit(load_picture(picture)), frame)
             for (timestep, picture), frame in zip(
-                list_truths(trial.contender, clip), found, strict=True
+                list_truths(trial.contender, clip), frames, strict=True
             )
         ]
-        for clip, found in zip(trial.clips, frames, strict=True)
-    ]
+        for clip, frames in zip(readable, frames_of, strict=True)
+    }
+    return Measured([found.get(clip.name, []) for clip in trial.clips], faults)
+
+
+def find_fault(clip: Clip) -> str:
+    """Why a clip cannot be measured: a picture is absent or broken, or of another size."""
+    try:
+        shapes = {load_picture(picture).shape for picture in clip.pictures}
+    except SurgeryError as error:
+        return str(error)
+    sizes = ", ".join(sorted(f"{width}x{height}" for _, _, height, width in shapes))
+    return f"its pictures differ in size: {sizes}" if len(shapes) > 1 else ""
 
 
 def run_clips(trial: Trial) -> list[list[np.ndarray]]:
     """The frames of a contender, uint8 [H,W,3]: for each clip one for each of its timesteps.
 
     Raises:
-        SurgeryError: as `measure_clips`.
+        SurgeryError: as `measure_clips`; also for a clip with a fault.
     """
     engine = open_engine(trial.contender)
     samples = [_list_samples(trial.contender, clip) for clip in trial.clips]
@@ -96,9 +122,6 @@ def list_truths(contender: Contender, clip: Clip) -> list[tuple[float, Picture]]
 
 def _list_samples(contender: Contender, clip: Clip) -> list[Sample]:
     in0, in1 = load_picture(clip.in0), load_picture(clip.in1)
-    shapes = {in0.shape, in1.shape}
-    if len(shapes) > 1:
-        raise SurgeryError(f"clip {clip.name}: its pictures differ in size")
     return [Sample(in0, in1, timestep) for timestep, _ in list_truths(contender, clip)]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from surgery.collection.plan import Recipe
 from surgery.errors import SurgeryError
 from surgery.formats.ncnn_param import NcnnGraph
-from surgery.proof.traffic import BYTES, measure_cost
+from surgery.proof.forms import NetworksFolderForm, open_folder
+from surgery.proof.traffic import BYTES, GraphCost, measure_cost, measure_networks_cost
 from surgery.sources.architectures import find_architecture
 from surgery.sources.find_donor import PREFIX
 
@@ -35,10 +36,11 @@ def count_conversion(recipes: Iterable[Recipe]) -> int:
 
 def count_weights(recipe: Recipe) -> int:
     """The bytes of a recipe's weights as fp32, as its files or its architecture tell."""
-    if recipe.weights is not None:
-        return recipe.weights.stat().st_size
     if recipe.random_weights is None:
-        return sum(path.stat().st_size for path in recipe.files if path.suffix != ".py")
+        own = [path for path in recipe.files.values() if path.suffix != ".py"]
+        files = recipe.weights_files or own
+        # One that is gone is told when it is read.
+        return sum(path.stat().st_size for path in files if path.is_file())
     known = find_architecture(recipe.donor.removeprefix(PREFIX))
     donor = PREFIX + known.versions[0] if known else str(Path(recipe.root or "", recipe.donor))
     return _count_parameters(donor) * BYTES
@@ -57,10 +59,28 @@ def _count_parameters(donor: str) -> int:
     return sum(tensor.numel() for tensor in state.values())
 
 
+def count_folder(folder: Path, padding: int, size: tuple[int, int]) -> int:
+    """The bytes that scoring a frame of a model folder takes, of three networks as of one.
+
+    Units: padding, width and height in pixels.
+
+    Raises:
+        SurgeryError: the folder is no model folder, or its layers do not fit each other.
+    """
+    width, height = (-(-side // padding) * padding for side in size)
+    form = open_folder(folder)
+    if isinstance(form, NetworksFolderForm):
+        return _count_score(measure_networks_cost(form.graphs, form.kind, width, height))
+    return count_frame(form.graph, width, height)
+
+
 def count_frame(graph: NcnnGraph, width: int, height: int) -> int:
     """The bytes that scoring a frame of a model folder's network takes: a worker and its runtime.
 
     Units: width and height in pixels, padded already.
     """
-    cost = measure_cost(graph, width, height)
+    return _count_score(measure_cost(graph, width, height))
+
+
+def _count_score(cost: GraphCost) -> int:
     return SCORE_BYTES + SCORE_COPIES * BYTES * cost.parameters + WORKSPACE * cost.peak

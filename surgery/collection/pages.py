@@ -35,7 +35,11 @@ def render_score(found: Score, exhibits: Sequence[Exhibit]) -> str:
             title=f"{found.dataset}: scores",
             score=found,
             exhibits=[_draw(one) for one in exhibits],
-            labels=list(found.figures),
+            columns={
+                one.key: (one.label, found.figures[one.key])
+                for one in found.standings
+                if one.key in found.figures
+            },
         )
     )
 

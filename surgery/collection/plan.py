@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+import glob
 import hashlib
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +19,9 @@ from surgery.collection.crew import hash_tools
 from surgery.collection.manifest import Entry, Manifest
 from surgery.errors import SurgeryError
 from surgery.sources.architectures import find_architecture
+from surgery.sources.checkpoint import list_files
 from surgery.sources.find_donor import PREFIX, Donor, find_donor, list_versions
+from surgery.sources.list_files import list_source_files, list_weights_files, normalise
 
 PATTERN = frozenset("*?[")
 # What is a model with weights and a form of its own, and no source.
@@ -33,10 +37,13 @@ class Recipe:
         name: of its folder.
         donor: as `surgery convert` takes it, relative to `root` where it is a path.
         root: the folder that `donor` and `files` lie below; None for an installed donor.
-        weights: the checkpoint; None for random weights, and for a donor that brings its own.
+        weights: the checkpoint, a file, or of three networks a folder too; None for random
+            weights, and for a donor that brings its own.
+        weights_files: what the checkpoint is read from.
         random_weights: the seed of random weights.
         options: of `surgery.conversion.convert`, as JSON can say them.
-        files: what the donor is read from, weights beside it included.
+        files: what the donor is read from, weights beside it included; each by its path below
+            `root`, or by its name where there is no root.
         fault: why it cannot be made, where that is known already.
     """
 
@@ -44,9 +51,10 @@ class Recipe:
     donor: str
     root: Path | None = None
     weights: Path | None = None
+    weights_files: tuple[Path, ...] = ()
     random_weights: int | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    files: tuple[Path, ...] = ()
+    files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     fault: str = ""
 
     @property
@@ -62,21 +70,22 @@ class Recipe:
         return "its own" if self.random_weights is None else f"random, seed {self.random_weights}"
 
     def make_key(self) -> str:
-        """Hash everything that the model depends on: inputs, options and tools."""
+        """Hash everything that the model depends on: inputs, options and tools.
+
+        Raises:
+            OSError: a file is gone, or may not be read.
+        """
         facts = {
             "name": self.name,
             "donor": self.donor,
-            "files": {self.name_file(path): hash_file(path) for path in self.files},
-            "weights": self.weights and [self.weights.name, hash_file(self.weights)],
+            "files": {name: hash_file(path) for name, path in self.files.items()},
+            "weights": self.weights and self.weights.name,
+            "weights_files": {path.name: hash_file(path) for path in self.weights_files},
             "random_weights": self.random_weights,
             "options": dict(self.options),
             "tools": hash_tools(),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-    def name_file(self, path: Path) -> str:
-        """What one of `files` is called in keys and on workers."""
-        return path.relative_to(self.root).as_posix() if self.root else path.name
 
 
 def hash_file(path: Path) -> str:
@@ -94,7 +103,8 @@ def plan(manifest: Manifest, folder: Path) -> list[Recipe]:
     """List the models of a manifest, in its order; `folder` is what its paths are relative to.
 
     Raises:
-        SurgeryError: a pattern matches nothing, or names are the same or those of no folder.
+        SurgeryError: a pattern matches or excludes nothing, or names are the same or those of no
+            folder.
     """
     recipes = [one for entry in manifest.models for one in _expand(entry, folder)]
     for recipe in recipes:
@@ -129,11 +139,20 @@ def _list_donors(entry: Entry, folder: Path) -> list[str]:
         if not matches:
             raise SurgeryError(f"donor {pattern!r} of the manifest matches nothing in {folder}")
         found += matches
-    return [
-        text
-        for text in dict.fromkeys(found)
-        if not any(fnmatch.fnmatchcase(text, pattern) for pattern in entry.exclude)
-    ]
+    kept = list(dict.fromkeys(found))
+    for pattern in entry.exclude:
+        left = [text for text in kept if not _matches(text, pattern, folder)]
+        if left == kept:
+            raise SurgeryError(f"exclude {pattern!r} of the manifest excludes nothing")
+        kept = left
+    return kept
+
+
+def _matches(text: str, pattern: str, folder: Path) -> bool:
+    if not pattern.startswith(PREFIX):
+        # As donors are: relative to the manifest, unless it begins at the top.
+        pattern = os.path.normpath(Path(glob.escape(str(folder)), pattern))
+    return fnmatch.fnmatchcase(text, pattern)
 
 
 def _match_versions(pattern: str) -> list[str]:
@@ -148,9 +167,10 @@ def _match_versions(pattern: str) -> list[str]:
 
 def _match_files(pattern: str, folder: Path) -> list[Path]:
     if not PATTERN & set(pattern):
-        return [folder / pattern]
+        return [normalise(folder / pattern)]
     root = Path(pattern).anchor
-    return sorted(Path(root or folder).glob(str(Path(pattern).relative_to(root or "."))))
+    found = Path(root or folder).glob(str(Path(pattern).relative_to(root or ".")))
+    return sorted(map(normalise, found))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,62 +178,73 @@ class _Origin:
     """A donor, found: what it is called, where it lies, and why it cannot be used if so."""
 
     text: str
-    version: str = ""
+    stem: str
+    donor: Donor | None = None
     root: Path | None = None
-    files: tuple[Path, ...] = ()
+    files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     has_weights: bool = False
     fault: str = ""
 
     @property
-    def stem(self) -> str:
-        return Path(self.text).stem
+    def version(self) -> str:
+        return self.donor.version if self.donor else ""
 
 
 def _find_origin(text: str, entry: Entry, folder: Path) -> _Origin:
     path = Path(text)
-    if path.suffix == HUB_SUFFIX or (path / MODEL_FILE).is_file():
-        files = (path,) if path.is_file() else tuple(sorted(path.iterdir()))
-        return _Origin(path.name, "", path.parent, files, has_weights=True)
+    is_installed = text.startswith(PREFIX)
+    stem = _dash_version(text.removeprefix(PREFIX)) if is_installed else _name_without_suffix(path)
     try:
+        if path.suffix == HUB_SUFFIX or (path / MODEL_FILE).is_file():
+            return _Origin(path.name, stem, None, path.parent, _list_model(path), has_weights=True)
         donor = find_donor(text, arch=entry.arch)
-    except SurgeryError as error:
-        name = text if text.startswith(PREFIX) else path.name
-        return _Origin(name, fault=str(error))
-    if text.startswith(PREFIX):
-        return _Origin(text, donor.version, files=_list_installed(donor))
+        if is_installed:
+            files = {place.name: file for place, file in list_source_files(donor).items()}
+            return _Origin(text, stem, donor, files=files)
+        root, files = _list_beside(path, donor)
+    except (SurgeryError, OSError) as error:
+        return _Origin(text if is_installed else path.name, stem, fault=tell_fault(error))
     has_weights = donor.weights is not None
-    if path.suffix != ".py" and path.is_file():
-        return _Origin(path.name, donor.version, path.parent, (path,), has_weights)
-    root, files = _list_source(path, donor)
-    return _Origin(path.relative_to(root).as_posix(), donor.version, root, files, has_weights)
+    return _Origin(path.relative_to(root).as_posix(), stem, donor, root, files, has_weights)
 
 
-def _list_installed(donor: Donor) -> tuple[Path, ...]:
-    """The source of a version, and what it may import from beside it."""
-    beside = sorted(donor.source.parent.glob("*.py"))
-    return (donor.source, *(path for path in beside if not path.name.startswith("IFNet")))
+def tell_fault(error: SurgeryError | OSError) -> str:
+    """What is wrong, in words."""
+    if isinstance(error, SurgeryError):
+        return str(error)
+    return f"{error.filename or 'a file'}: {error.strerror or error}"
 
 
-def _list_source(path: Path, donor: Donor) -> tuple[Path, tuple[Path, ...]]:
-    """Where source that is no installed one lies, and every file it may import."""
-    if path.is_dir():
-        root = path.parent
-        found = [one for one in path.rglob("*.py") if not _is_hidden(one.relative_to(path))]
-    else:
-        # `from model.warplayer import warp` finds a folder beside the file's own.
-        root = path.parent.parent
-        found = [*path.parent.glob("*.py"), *root.glob("*/*.py")]
-    weights = [donor.weights] if donor.weights is not None else []
-    kept = [one for one in weights if one.resolve().is_relative_to(root.resolve())]
-    return root, tuple(sorted({*found, *(Path(root, _below(one, root)) for one in kept)}))
+def _list_model(path: Path) -> dict[str, Path]:
+    """The files of a hub model or of a model folder."""
+    found = [path] if path.is_file() else sorted(path.iterdir())
+    return {
+        one.relative_to(path.parent).as_posix(): one
+        for one in found
+        if one.is_file() and not one.name.startswith(".")
+    }
 
 
-def _below(path: Path, root: Path) -> Path:
-    return path.resolve().relative_to(root.resolve())
+def _list_beside(path: Path, donor: Donor) -> tuple[Path, dict[str, Path]]:
+    """All that a donor which is no installed one is read from, and the folder that it lies below.
+
+    That folder is no higher than it has to be: its name, and those above, are in no key.
+    """
+    found = {normalise(one): one for one in list_weights_files(donor)}
+    if path.suffix == ".py" or path.is_dir():
+        found |= list_source_files(donor, path)
+    root = Path(os.path.commonpath([path.parent, *(place.parent for place in found)]))
+    return root, {place.relative_to(root).as_posix(): file for place, file in found.items()}
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _name_without_suffix(path: Path) -> str:
+    """What a file is called without its suffix; of a folder, `rife-v4.25` say, the whole name."""
+    return path.name if path.is_dir() else path.stem
+
+
+def _dash_version(version: str) -> str:
+    """As runtimes write it: `4.25-lite`, where the source has `4.25.lite`."""
+    return "-".join(version.rsplit(".", 1)) if version.count(".") > 1 else version
 
 
 def _list_weights(
@@ -266,8 +297,12 @@ def _make_recipe(
     variant: dict[str, Any],
 ) -> Recipe:
     fault = origin.fault
-    if not fault and weights is not None and not weights.is_file():
-        fault = f"weights {weights.name}: no such file"
+    weights_files: list[Path] = []
+    if weights is not None:
+        three = origin.donor is not None and origin.donor.has_three_networks
+        weights_files = list_files(weights, of_three=three)
+        if not weights_files and not fault:
+            fault = f"weights {weights.name}: no such file"
     if not fault and weights is None and seed is None and not origin.has_weights:
         fault = "the donor comes without weights; give weights or random_weights in the manifest"
     arch = {"arch": entry.arch} if entry.arch else {}
@@ -276,6 +311,7 @@ def _make_recipe(
         donor=origin.text,
         root=origin.root,
         weights=weights,
+        weights_files=tuple(weights_files),
         random_weights=seed,
         options={**variant, **arch},
         files=origin.files,
@@ -290,12 +326,11 @@ def _name_model(
     seed: int | None,
     variant: dict[str, Any],
 ) -> str:
-    """The folder's name. Runtimes write `4.25-lite` where the source has `4.25.lite`."""
-    version = "-".join(origin.version.rsplit(".", 1)) if origin.version.count(".") > 1 else ""
+    """The folder's name."""
     parts = {
-        "{version}": version or origin.version,
+        "{version}": _dash_version(origin.version),
         "{donor}": origin.stem,
-        "{weights}": weights.stem if weights else origin.stem,
+        "{weights}": _name_without_suffix(weights) if weights else origin.stem,
         "{run}": (weights or Path(origin.root or "", origin.text)).parent.name,
     }
     name = entry.name or ("rife-v{version}" if origin.version else "rife-v4-{donor}")

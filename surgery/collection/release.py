@@ -7,7 +7,9 @@
     .records/NAME.json         the key that it was made under
 
 Every file and folder appears whole. A model's record is written after all else of it, and before
-anything of it changes it is removed: whatever has a record is complete.
+anything of it changes it is removed: whatever has a record is complete. A model that cannot be made
+at the moment, for want of a drive or of a package, stays as it was made, and is called stale; one
+that its inputs forbid goes.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from surgery.versions import describe_versions
 
 INDEX, PAGE = "index.json", "index.html"
 MODELS, ARCHIVES, PROOFS, RECORDS = "models", "archives", "proofs", ".records"
-MADE, REFUSED, FAILED, WAITING = "made", "refused", "failed", "waiting"
+MADE, STALE, REFUSED, FAILED, WAITING = "made", "stale", "refused", "failed", "waiting"
 # The earliest that a zip can tell: its bytes depend on what is in it, and on nothing else.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 ZIP_MODE = 0o644 << 16
@@ -58,26 +60,31 @@ class Release:
 
     def find_row(self, recipe: Recipe, key: str) -> Row | None:
         """What is known of a model that was done under this key; None for one to be done."""
+        record = self._read_record(recipe)
+        if record is None or record["key"] != key:
+            return None
+        row: Row = record["row"]
+        return row
+
+    def _read_record(self, recipe: Recipe) -> dict[str, Any] | None:
+        """The record of a model; None where there is none, or where it tells of other files."""
         path = self._locate_record(recipe.name)
         if not path.is_file():
             return None
-        record = json.loads(path.read_text(encoding="utf-8"))
-        row: Row = record["row"]
-        if record["key"] != key or not self._is_whole(row):
-            return None
-        return row
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return record if self._is_whole(record["row"], record.get("proof_sha256", "")) else None
 
-    def _is_whole(self, row: Row) -> bool:
+    def _is_whole(self, row: Row, proof: str) -> bool:
         """Whether the files that a row tells of are there, and nobody has changed them."""
         if row["status"] != MADE:
             return True
         folder = self.folder / MODELS / row["name"]
-        wanted = {folder / name: facts for name, facts in row["files"].items()}
-        wanted[self.folder / ARCHIVES / row["archive"]["name"]] = row["archive"]
-        proof = self.folder / PROOFS / f"{row['name']}.json"
-        return proof.is_file() and all(
-            path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == facts["sha256"]
-            for path, facts in wanted.items()
+        wanted = {folder / name: facts["sha256"] for name, facts in row["files"].items()}
+        wanted[self.folder / ARCHIVES / row["archive"]["name"]] = row["archive"]["sha256"]
+        wanted[self.folder / PROOFS / f"{row['name']}.json"] = proof
+        return all(
+            path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+            for path, digest in wanted.items()
         )
 
     def store(self, recipe: Recipe, key: str, product: Product) -> Row:
@@ -100,17 +107,11 @@ class Release:
                 "sha256": hashlib.sha256(archive).hexdigest(),
             },
         }
-        self._remember(recipe.name, key, row)
+        self._remember(recipe.name, key, row, hashlib.sha256(product.proof.encode()).hexdigest())
         return row
 
     def refuse(self, recipe: Recipe, key: str, reason: str) -> Row:
-        """Note that a model cannot be made, which is known from now on."""
-        row = self.drop(recipe, REFUSED, reason)
-        self._remember(recipe.name, key, row)
-        return row
-
-    def drop(self, recipe: Recipe, status: str, reason: str) -> Row:
-        """Take an older model of that name away; it is not what the manifest asks for."""
+        """Note that inputs forbid a model, which is known from now on; an older one goes."""
         self._forget(recipe.name)
         shutil.rmtree(self.folder / MODELS / recipe.name, ignore_errors=True)
         for path in (
@@ -118,7 +119,16 @@ class Release:
             self.folder / PROOFS / f"{recipe.name}.json",
         ):
             path.unlink(missing_ok=True)
-        return describe_recipe(recipe, status, reason)
+        row = describe_recipe(recipe, REFUSED, reason)
+        self._remember(recipe.name, key, row)
+        return row
+
+    def keep(self, recipe: Recipe, status: str, reason: str) -> Row:
+        """Tell why a model cannot be made at the moment; one that was made once stays, stale."""
+        record = self._read_record(recipe)
+        if record is None or record["row"]["status"] != MADE:
+            return describe_recipe(recipe, status, reason)
+        return {**record["row"], "status": STALE, "reason": reason}
 
     def find_strangers(self, recipes: Sequence[Recipe]) -> list[str]:
         """The names of models that were made once and that the manifest asks for no more."""
@@ -140,8 +150,8 @@ class Release:
     def _forget(self, name: str) -> None:
         self._locate_record(name).unlink(missing_ok=True)
 
-    def _remember(self, name: str, key: str, row: Row) -> None:
-        record = render_facts({"key": key, "row": row})
+    def _remember(self, name: str, key: str, row: Row, proof: str = "") -> None:
+        record = render_facts({"key": key, "row": row, "proof_sha256": proof})
         write_file_atomically(self._locate_record(name), record, force=True)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,12 +22,12 @@ from surgery.collection.datasets import (
     measure_picture,
     open_dataset,
 )
-from surgery.collection.measure_clips import Figure, Trial, measure_clips, run_clips
-from surgery.collection.memory import count_frame
+from surgery.collection.measure_clips import Figure, Measured, Trial, measure_clips, run_clips
+from surgery.collection.memory import count_folder
 from surgery.collection.plan import hash_file
 from surgery.collection.tally import ClipName, Figures, Score, add_up
 from surgery.engines.frames import to_8bit
-from surgery.errors import OutputExists
+from surgery.errors import OutputExists, SurgeryError
 from surgery.output import write_file_atomically
 from surgery.progress import Progress, silent
 
@@ -77,15 +79,16 @@ def score(
     """Measure models in ncnn, and their donors in torch, on frames that are known.
 
     The donor of a model is found from what the folder says of itself. A contender that fails is
-    told, and stops no other.
+    told, and so is a clip that cannot be read; neither stops the others.
 
     Args:
         models: model folders, or release folders of `collect`.
         dataset: a folder in one of the layouts of `surgery.collection.datasets`, or a video.
-        donor: the donor, where a folder does not say.
-        weights: checkpoints of the donors; folders say which is theirs.
-        random_weights: the seed of random weights, where a folder does not say.
-        scale: of the flow, where a folder does not say.
+        donor: of every model; None for those that the folders name.
+        weights: checkpoints of the donors, told apart by what the folders say of their tensors;
+            models of random weights need none.
+        random_weights: the seed of random weights of every donor; None for what the folders say.
+        scale: of the flow in every donor; None for what the folders say.
         layout: how the dataset is arranged; None to recognise it.
         every: of a sequence, give one of so many frames and ask for those between.
         limit: how many clips to take; None for all.
@@ -119,9 +122,10 @@ def score(
     with open_crew(scheduler, workers=workers, memory=memory, progress=progress) as crew:
         found = contest.run(crew)
         if output is not None:
+            facts = json.dumps(found.to_facts(), indent=1) + "\n"
+            write_file_atomically(output / FACTS, facts, force=True)
             progress("looking at the worst clips")
-            exhibits = contest.show(crew, found.find_worst(worst))
-            _write(output, found, exhibits)
+            _write_page(output / PAGE, found, contest.show(crew, found.find_worst(worst)))
     return found
 
 
@@ -138,17 +142,22 @@ def _tell_apart(pairings: Sequence[Pairing]) -> list[Pairing]:
 
 
 def count_memory(pairings: Sequence[Pairing], dataset: Dataset) -> int:
-    """The bytes that one task takes at most, by the size of the first clip."""
-    from surgery.proof.forms import FolderForm
+    """The bytes that one task takes at most; of videos, by the first frame of all."""
+    size = max(_list_sizes(dataset), key=math.prod, default=(0, 0))
+    folders = [(one.model.folder, one.model.padding) for one in pairings]
+    return max(
+        (count_folder(folder, padding, size) for folder, padding in folders if folder is not None),
+        default=0,
+    )
 
-    width, height = measure_picture(next(dataset.read()).in0)
-    counted = []
-    for one in pairings:
-        assert one.model.folder is not None
-        padding = one.model.padding
-        padded = (-(-width // padding) * padding, -(-height // padding) * padding)
-        counted.append(count_frame(FolderForm(one.model.folder).graph, *padded))
-    return max(counted, default=0)
+
+def _list_sizes(dataset: Dataset) -> Iterator[tuple[int, int]]:
+    for clip in dataset.read():
+        with contextlib.suppress(SurgeryError):
+            yield measure_picture(clip.in0)
+        if not isinstance(clip.in0, Path):
+            # To see the others, all would have to be decoded.
+            return
 
 
 class _Results:
@@ -195,6 +204,7 @@ class _Contest:
         # Figures by contender and by the place of the trial in the dataset.
         self._parts: dict[str, dict[int, Figures]] = {one.key: {} for one in self._contenders}
         self._notes: dict[str, str] = {}
+        self._faults: dict[str, str] = {}
 
     def run(self, crew: Crew) -> Score:
         if crew.dashboard:
@@ -206,10 +216,15 @@ class _Contest:
             one.key: self._join(one) for one in self._contenders if one.key not in self._notes
         }
         standings = add_up(self._pairings, self._clips, figures, self._notes)
-        labels = {one.key: one.label for one in self._contenders}
-        named = {labels[key]: value for key, value in figures.items()}
         dataset = self._dataset
-        return Score(dataset.path.name, dataset.layout.name, self._clips, named, standings)
+        return Score(
+            dataset.path.resolve().name,
+            dataset.layout.name,
+            self._clips,
+            figures,
+            standings,
+            dict(sorted(self._faults.items())),
+        )
 
     def _join(self, contender: Contender) -> Figures:
         """The figures of every clip, in the order of the dataset."""
@@ -231,15 +246,24 @@ class _Contest:
                     yield Job(key, contender.label, (place, trial))
 
     def _pack(self, clip: Clip) -> Clip:
-        return pack_clip(clip) if self._send else clip
+        if not self._send:
+            return clip
+        try:
+            return pack_clip(clip)
+        except SurgeryError as error:
+            self._faults[clip.name] = str(error)
+            return clip
 
-    def _note(self, done: Done[tuple[int, Trial], list[list[Figure]]]) -> None:
+    def _note(self, done: Done[tuple[int, Trial], Measured]) -> None:
         place, trial = done.job.payload
         if done.result is None:
             self._notes[trial.contender.key] = done.refusal or done.failure
-        else:
-            self._parts[trial.contender.key][place] = done.result
-            self._results.keep(done.job.key, done.result)
+            return
+        self._parts[trial.contender.key][place] = done.result.figures
+        # What the client knows of a picture, a worker that does not see it knows not better.
+        self._faults = {**done.result.faults, **self._faults}
+        if not done.result.faults:
+            self._results.keep(done.job.key, done.result.figures)
 
     def show(self, crew: Crew, indices: Sequence[int]) -> list[Exhibit]:
         """Compute the frames of some clips again, to be looked at."""
@@ -257,7 +281,8 @@ class _Contest:
             for done in crew.run(_run_part, jobs)
             if done.result is not None
         }
-        return [self._exhibit(index, clips[index], frames) for index in indices]
+        shown = {index for _, index in frames}
+        return [self._exhibit(index, clips[index], frames) for index in indices if index in shown]
 
     def _exhibit(
         self, index: int, clip: Clip, frames: Mapping[tuple[str, int], list[np.ndarray]]
@@ -280,7 +305,7 @@ def _psnr(figure: Figure) -> float:
     return figure.psnr
 
 
-def _measure_part(part: tuple[int, Trial]) -> list[list[Figure]]:
+def _measure_part(part: tuple[int, Trial]) -> Measured:
     return measure_clips(part[1])
 
 
@@ -294,8 +319,10 @@ def cut_trials(dataset: Dataset) -> Iterator[list[Clip]]:
     clips: list[Clip] = []
     pixels = 0
     for clip in dataset.read():
-        width, height = measure_picture(clip.in0)
-        size = width * height * len(clip.truths)
+        size = 0
+        with contextlib.suppress(SurgeryError):
+            # A clip that cannot be read goes along, and whoever reads it says why.
+            size = math.prod(measure_picture(clip.in0)) * len(clip.truths)
         if clips and pixels + size > TRIAL_PIXELS:
             yield clips
             clips, pixels = [], 0
@@ -317,7 +344,7 @@ def make_key(contender: Contender, clips: Sequence[Clip]) -> str:
 
 def _hash_picture(picture: Picture) -> str:
     if isinstance(picture, Path):
-        return hash_file(picture)
+        return hash_file(picture) if picture.is_file() else ""
     return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest()
 
 
@@ -335,9 +362,7 @@ def _read(picture: Picture) -> np.ndarray:
     return to_8bit(load_picture(picture))
 
 
-def _write(output: Path, found: Score, exhibits: Sequence[Exhibit]) -> None:
+def _write_page(path: Path, found: Score, exhibits: Sequence[Exhibit]) -> None:
     from surgery.collection.pages import render_score
 
-    facts = json.dumps(found.to_facts(), indent=1) + "\n"
-    write_file_atomically(output / FACTS, facts, force=True)
-    write_file_atomically(output / PAGE, render_score(found, exhibits), force=True)
+    write_file_atomically(path, render_score(found, exhibits), force=True)

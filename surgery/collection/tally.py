@@ -56,6 +56,7 @@ class Standing:
     """How one contender did.
 
     Attributes:
+        key: the contender's; the same for folders of the same content.
         label: what it is called.
         is_model: whether it is a converted model, and no donor.
         total: over all frames; None where it did not run.
@@ -66,6 +67,7 @@ class Standing:
         note: why it, or its donor, did not take part.
     """
 
+    key: str
     label: str
     is_model: bool
     total: Mean | None
@@ -84,8 +86,10 @@ class Score:
         dataset: its name.
         layout: how it is arranged.
         clips: in their order.
-        figures: for each contender the figures of every clip, where it ran on all of them.
+        figures: for the key of each contender the figures of every clip, where it ran on all of
+            them; none for a clip that cannot be read.
         standings: in the order of the models, each after its donor.
+        faults: why a clip cannot be read, by its name.
     """
 
     dataset: str
@@ -93,10 +97,11 @@ class Score:
     clips: list[ClipName]
     figures: Mapping[str, Figures]
     standings: list[Standing]
+    faults: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def find_worst(self, count: int) -> list[int]:
         """The clips that models did worst on, by the mean PSNR of their worst model."""
-        rated = [self.figures[one.label] for one in self.standings if one.is_model and one.total]
+        rated = [self.figures[one.key] for one in self.standings if one.is_model and one.total]
         worst = {
             index: min(fmean(one.psnr for one in figures[index]) for figures in rated)
             for index in range(len(self.clips))
@@ -105,17 +110,18 @@ class Score:
         return sorted(worst, key=worst.__getitem__)[:count]
 
     def to_facts(self) -> dict[str, Any]:
-        """As JSON can say it."""
+        """As JSON can say it; a clip's figures are by the key of a standing."""
         return {
             "dataset": self.dataset,
             "layout": self.layout,
+            "faults": dict(self.faults),
             "standings": [dataclasses.asdict(one) for one in self.standings],
             "clips": [
                 {
                     **dataclasses.asdict(clip),
                     "figures": {
-                        label: [dataclasses.asdict(one) for one in figures[index]]
-                        for label, figures in self.figures.items()
+                        key: [dataclasses.asdict(one) for one in figures[index]]
+                        for key, figures in self.figures.items()
                     },
                 }
                 for index, clip in enumerate(self.clips)
@@ -154,19 +160,23 @@ def _stand(
     figures: Mapping[str, Figures],
     notes: Mapping[str, str],
 ) -> Standing:
-    label, is_model = contender.label, contender.folder is not None
+    name = (contender.key, contender.label, contender.folder is not None)
     if contender.key not in figures:
-        return Standing(label, is_model, None, {}, {}, note=notes.get(contender.key, ""))
+        return Standing(*name, None, {}, {}, note=notes.get(contender.key, ""))
     listed = zip(clips, figures[contender.key], strict=True)
     own = [(clip, one) for clip, ones in listed for one in ones]
     if not own:
-        note = "it makes the frame in the middle alone, and the dataset has none"
-        return Standing(label, is_model, None, {}, {}, note=note)
-    groups = dict.fromkeys(clip.group for clip in clips if clip.group)
+        note = "it was asked for no frame: "
+        note += (
+            "it makes the one in the middle alone, and the dataset has none"
+            if contender.fixed_timestep
+            else "no clip can be read"
+        )
+        return Standing(*name, None, {}, {}, note=note)
+    groups = dict.fromkeys(clip.group for clip, _ in own if clip.group)
     times = sorted({one.timestep for _, one in own})
     return Standing(
-        label,
-        is_model,
+        *name,
         _mean([one for _, one in own]),
         {group: _mean([one for clip, one in own if clip.group == group]) for group in groups},
         {f"{t:g}": _mean([one for _, one in own if one.timestep == t]) for t in times}
@@ -181,11 +191,15 @@ def _mean(figures: Sequence[Figure]) -> Mean:
     )
 
 
-def _compare(clips: Sequence[ClipName], model: Figures, donor: Figures) -> Difference:
+def _compare(clips: Sequence[ClipName], model: Figures, donor: Figures) -> Difference | None:
     pairs = [
         (ours.psnr - theirs.psnr, clip.name)
         for clip, own, other in zip(clips, model, donor, strict=True)
+        # A clip may have been readable for one of the two alone.
+        if len(own) == len(other)
         for ours, theirs in zip(own, other, strict=True)
     ]
+    if not pairs:
+        return None
     largest, clip = max(pairs, key=lambda pair: abs(pair[0]))
     return Difference(fmean(value for value, _ in pairs), largest, clip)

@@ -121,6 +121,21 @@ def read_networks(path: Path) -> State:
     }
 
 
+def list_files(path: Path, *, of_three: bool = False) -> list[Path]:
+    """The files that a checkpoint is read from, as far as they are there.
+
+    Args:
+        path: the checkpoint, as `read_checkpoint` takes it.
+        of_three: it is one of three networks, as `read_networks` takes it.
+    """
+    named = [path] if path.is_file() else []
+    if not of_three:
+        return named
+    folder = path if path.is_dir() else path.parent
+    found = (_find_network(folder, names, path.suffix) for names in NETWORK_FILES.values())
+    return list(dict.fromkeys([*named, *filter(None, found)]))
+
+
 def _tell_network(path: Path) -> str:
     for network, names in NETWORK_FILES.items():
         if path.stem in names:

@@ -154,7 +154,8 @@ def _find_in_folder(folder: Path, weights: Path | None) -> Donor:
         source = _find_only_source(folder)
     weights = weights or _find_weights(source.parent) or _find_weights(folder)
     source = _choose_paper_source(source, weights)
-    name = source.resolve().relative_to(folder.resolve().parent).as_posix()
+    # Its own link may lead elsewhere; the folder's name may be a dot.
+    name = (Path(folder.resolve().name) / source.relative_to(folder)).as_posix()
     return _prefer_model(Donor(source, read_version(source), name, weights))
 
 

@@ -118,10 +118,8 @@ class _DonorFinder(importlib.abc.MetaPathFinder):
         self.package = package
         self.lent_warp = False
         self._warp = warp
-        above = list(path.parents)[1 : ROOTS_ABOVE + 1]
-        # What is installed is no neighbour of a source that is installed too.
-        self._roots = [path.parent, *(root for root in above if root.name not in INSTALLED)]
-        self._names = {package, *_find_own_names(path, self._roots, label)}
+        self._roots = _list_roots(path)
+        self._names = {package, *_follow_imports(path, self._roots, label)[0]}
 
     def owns(self, name: str) -> bool:
         """Whether a module is the donor's."""
@@ -183,8 +181,27 @@ def _describe_package(name: str, folders: Sequence[str]) -> importlib.machinery.
     return spec
 
 
-def _find_own_names(path: Path, roots: Sequence[Path], label: str) -> set[str]:
-    """The top-level names that a file and its neighbours import from near them.
+def list_imported(path: Path, label: str) -> list[Path]:
+    """The file and the files near it that it imports, directly or by way of others.
+
+    What is lent instead, or imported by a function that nobody calls, is listed too.
+
+    Raises:
+        DonorError: one of them is not Python.
+    """
+    source = path.resolve()
+    return sorted(_follow_imports(source, _list_roots(source), label)[1])
+
+
+def _list_roots(path: Path) -> list[Path]:
+    """The folders that a file imports from: its own, and those above it."""
+    above = list(path.parents)[1 : ROOTS_ABOVE + 1]
+    # What is installed is no neighbour of a source that is installed too.
+    return [path.parent, *(root for root in above if root.name not in INSTALLED)]
+
+
+def _follow_imports(path: Path, roots: Sequence[Path], label: str) -> tuple[set[str], set[Path]]:
+    """The top-level names that a file and its neighbours import from near them, and those files.
 
     Near are the folders in `roots`. A package whose warp is imported counts as near even if it is
     not there, for somebody has to lend that warp.
@@ -197,7 +214,7 @@ def _find_own_names(path: Path, roots: Sequence[Path], label: str) -> set[str]:
         if file in read or not file.is_file():
             continue
         read.add(file)
-        for dotted in _read_imports(file, label):
+        for dotted, names in _read_imports(file, label):
             parts = dotted.split(".")
             if parts[0] in sys.stdlib_module_names or parts[0] == "torch":
                 continue
@@ -207,28 +224,38 @@ def _find_own_names(path: Path, roots: Sequence[Path], label: str) -> set[str]:
             is_renamed = len(parts) > 1 and _lies_in(roots[0], parts[1])
             if parts[0] and (near or is_renamed or parts[-1] == WARP_MODULE):
                 own.add(parts[0])
-            waiting += [root.joinpath(*parts).with_suffix(".py") for root in near]
-            waiting += [roots[0].joinpath(*parts[1:]).with_suffix(".py")] if is_renamed else []
-    return own
+            places = [root.joinpath(*parts) for root in near]
+            places += [roots[0].joinpath(*parts[1:])] if is_renamed else []
+            # What is imported from a package may be a file of it.
+            waiting += [Path(f"{one}.py") for place in places for one in _extend(place, names)]
+    return own, read
+
+
+def _extend(place: Path, names: Sequence[str]) -> list[Path]:
+    return [place, *(place / name for name in names)]
 
 
 def _lies_in(root: Path, name: str) -> bool:
     return (root / name).is_dir() or (root / f"{name}.py").is_file()
 
 
-def _read_imports(file: Path, label: str) -> list[str]:
-    """The modules that a file imports, dotted; with a leading dot where that is relative."""
+def _read_imports(file: Path, label: str) -> list[tuple[str, list[str]]]:
+    """The modules that a file imports, dotted, each with the names that are taken from it.
+
+    A relative import has a leading dot, and nothing else where it is of the package itself.
+    """
     try:
         tree = ast.parse(file.read_text(encoding="utf-8", errors="replace"))
     except SyntaxError as error:
         raise DonorError(f"{label} does not import: {file.name}: {error}") from error
-    names: list[str] = []
+    found: list[tuple[str, list[str]]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            found += [(alias.name, []) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names.append("." * min(node.level, 1) + (node.module or ""))
-    return [name for name in names if name.strip(".")]
+            dotted = "." * min(node.level, 1) + (node.module or "")
+            found.append((dotted, [alias.name for alias in node.names if alias.name != "*"]))
+    return found
 
 
 @contextmanager

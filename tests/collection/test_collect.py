@@ -114,7 +114,9 @@ def test_changed_weights_convert_one_model(
     }
 
 
-def test_a_model_that_fails_is_a_row_and_is_tried_again(folder: Path, crew: Crew) -> None:
+def test_a_model_that_its_inputs_forbid_is_a_row_and_is_not_tried_again(
+    folder: Path, crew: Crew
+) -> None:
     path = folder / "donors" / "one" / "flownet.param"
     path.write_text(path.read_text().replace("rife.Warp", "rife.Wrap"), encoding="utf-8")
     again = _collect(folder, crew)
@@ -125,6 +127,27 @@ def test_a_model_that_fails_is_a_row_and_is_tried_again(folder: Path, crew: Crew
     assert not (folder / "release" / "models" / "rife-v4-one").exists()
     # The same inputs are refused for the same reason: known without trying.
     assert _collect(folder, crew).done == []
+
+
+def test_a_model_whose_donor_is_away_stays_and_is_called_stale(folder: Path, crew: Crew) -> None:
+    before = _hash(folder / "release")
+    (folder / "donors").rename(folder / "drive")
+    text = (folder / "manifest.toml").read_text()
+    (folder / "manifest.toml").write_text(
+        text.replace('"donors/*"', '["donors/one", "donors/two"]'), encoding="utf-8"
+    )
+    again = _collect(folder, crew)
+    assert again.done == []
+    rows = {row["name"]: (row["status"], row["reason"]) for row in again.rows}
+    status, reason = rows["rife-v4-two"]
+    assert status == "stale"
+    assert reason.startswith("donors/two: no such file or folder")
+    index = (folder / "release" / "index.json").read_text()
+    assert str(folder) not in index
+    assert str(folder.parent) not in index
+    (folder / "drive").rename(folder / "donors")
+    assert _collect(folder, crew).done == []
+    assert _hash(folder / "release") == before
 
 
 def test_a_model_that_is_asked_for_no_more_is_named(folder: Path, crew: Crew) -> None:

@@ -6,15 +6,18 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import cloudpickle
 import pytest
+from distributed import LocalCluster
 
 from surgery.collection import crew as crews
-from surgery.collection.crew import SPARE_JOBS, Crew, Job, choose_workers, open_crew
-from surgery.errors import EngineError, SurgeryError
+from surgery.collection.crew import Crew, Job, choose_workers, open_crew
+from surgery.errors import DonorError, EngineError, SurgeryError
 
 # Workers cannot import a test: what they are to run travels with the task.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -26,7 +29,7 @@ def _double(number: int) -> int:
 
 def _refuse(folder: str) -> None:
     _count_call(folder)
-    raise SurgeryError("no such donor")
+    raise DonorError(f"no such donor: {tempfile.mkdtemp()}/IFNet.py")
 
 
 def _stumble(folder: str) -> int:
@@ -40,6 +43,22 @@ def _fall(folder: str) -> None:
     raise ValueError("a bug")
 
 
+def _run_out(folder: str) -> None:
+    _count_call(folder)
+    raise SurgeryError("no room on the disk")
+
+
+def _note_neighbours(folder: str) -> tuple[str, int]:
+    """The folder of temporary files at both ends of a task, and how many tasks were under way."""
+    own = Path(folder) / str(threading.get_ident())
+    own.touch()
+    before = tempfile.gettempdir()
+    time.sleep(0.05)
+    seen = len(list(Path(folder).iterdir()))
+    own.unlink()
+    return (before if before == tempfile.gettempdir() else "", seen)
+
+
 def _die_once(folder: str) -> int:
     if _count_call(folder) == 0:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -48,6 +67,12 @@ def _die_once(folder: str) -> int:
 
 def _die(folder: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_or_double(number: int) -> int:
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * number
 
 
 def _count_call(folder: str) -> int:
@@ -78,13 +103,21 @@ def test_jobs_are_asked_for_as_workers_become_free(crew: Crew) -> None:
 
     ahead = [asked - count for count, _ in enumerate(crew.run(_double, list_jobs()))]
     assert len(ahead) == 12
-    assert max(ahead) <= crew.count_workers() + SPARE_JOBS
+    # A free worker is fed before the caller is told.
+    assert max(ahead) <= crew.count_workers() + 1
 
 
 def test_a_refusal_is_a_result_and_is_not_tried_again(crew: Crew, tmp_path: Path) -> None:
     (done,) = crew.run(_refuse, [Job("refuse", "", str(tmp_path))])
-    assert (done.result, done.refusal, done.failure) == (None, "no such donor", "")
+    # Where it lay for a while is told to nobody.
+    assert (done.result, done.refusal, done.failure) == (None, "no such donor: IFNet.py", "")
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_error_that_may_be_the_machines_is_a_failure(crew: Crew, tmp_path: Path) -> None:
+    (done,) = crew.run(_run_out, [Job("run-out", "", str(tmp_path))])
+    assert (done.result, done.refusal, done.failure) == (None, "", "no room on the disk")
+    assert len(list(tmp_path.iterdir())) == 1 + crews.RETRIES
 
 
 def test_an_engine_that_crashes_is_tried_again(crew: Crew, tmp_path: Path) -> None:
@@ -111,6 +144,35 @@ def test_a_task_that_kills_every_worker_is_given_up(crew: Crew, tmp_path: Path) 
     # The others go on.
     (alive,) = crew.run(_double, [Job("after", "", 4)])
     assert alive.result == 8
+
+
+def test_a_task_that_kills_its_worker_takes_no_other_along(tmp_path: Path) -> None:
+    jobs = [Job(f"one-{number}", str(number), number) for number in range(4)]
+    with open_crew(None, workers=1) as alone:
+        found = {done.job.label: done for done in alone.run(_die_or_double, jobs)}
+    assert "every worker that tried it died" in found["0"].failure
+    assert [found[str(number)].result for number in (1, 2, 3)] == [2, 4, 6]
+
+
+def test_a_worker_with_several_threads_does_one_task_at_a_time(tmp_path: Path) -> None:
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=4, processes=False, dashboard_address=":0"
+        ) as cluster,
+        open_crew(cluster.scheduler_address) as crew,
+    ):
+        assert crew.count_workers() == 1
+        # More at once than a crew gives to one process, as two clients do.
+        futures = [
+            crew._client.submit(
+                crews._work, _note_neighbours, str(tmp_path), crews.hash_tools(), pure=False
+            )
+            for _ in range(8)
+        ]
+        answers = [answer for one in futures if (answer := one.result().result) is not None]
+    assert len(answers) == len({folder for folder, _ in answers}) == 8
+    assert all("task-" in folder for folder, _ in answers)
+    assert {seen for _, seen in answers} == {1}
 
 
 def test_temporary_files_lie_in_the_workers_folder_and_go_with_the_task(crew: Crew) -> None:

@@ -86,7 +86,10 @@ def test_snu_film_has_a_group_for_each_list_whatever_disk_it_names(tmp_path: Pat
         ("hard", "hard/GOPR1/000003", [10, 30, 50]),
     ]
     (lists / "test-easy.txt").write_text("a.png b.png c.png\n")
-    with pytest.raises(SurgeryError, match=r"a\.png is listed, and lies nowhere below"):
+    # One that is not there stands in nobody's way, all of them do.
+    assert len(_read(tmp_path)[1]) == 2
+    (lists / "test-hard.txt").unlink()
+    with pytest.raises(SurgeryError, match=r"no clip is whole; .*a\.png is not there"):
         _read(tmp_path)
 
 
@@ -101,6 +104,14 @@ def test_of_a_folder_of_frames_every_other_one_is_left_out(tmp_path: Path) -> No
     assert _times(clips) == [0.25, 0.5, 0.75]
     _, clips = _read(tmp_path, limit=1)
     assert len(clips) == 1
+
+
+@pytest.mark.parametrize("name", ["{}.png", "frame{}.png", "9_{}_a.png"])
+def test_frames_follow_one_another_by_number(tmp_path: Path, name: str) -> None:
+    for index in range(1, 13):
+        _write(tmp_path / name.format(index), 10 * index)
+    _, clips = _read(tmp_path)
+    assert [_levels(clip)[0] for clip in clips] == [10, 30, 50, 70, 90]
 
 
 def test_folders_of_frames_are_groups(tmp_path: Path) -> None:

@@ -36,8 +36,9 @@ def test_weights_of_files_are_as_large_as_the_files(tmp_path: Path) -> None:
     for name, size in (("IFNet.py", 7), ("flownet.pkl", 100), ("given.pkl", 300)):
         (tmp_path / name).write_bytes(bytes(size))
     source, beside, given = (tmp_path / n for n in ("IFNet.py", "flownet.pkl", "given.pkl"))
-    own = Recipe("rife-v4", "IFNet.py", tmp_path, files=(source, beside))
-    other = Recipe("rife-v4", "IFNet.py", tmp_path, given, files=(source, beside))
+    files = {path.name: path for path in (source, beside)}
+    own = Recipe("rife-v4", "IFNet.py", tmp_path, files=files)
+    other = Recipe("rife-v4", "IFNet.py", tmp_path, given, (given,), files=files)
     assert (count_weights(own), count_weights(other)) == (100, 300)
     assert count_conversion([own, other]) == count_conversion([other]) > count_conversion([own])
     assert count_conversion([]) == 0

