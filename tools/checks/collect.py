@@ -147,7 +147,7 @@ def measure_killed(scratch: Path, donors: Sequence[str]) -> Result:
     wait_for_models(process, release, 1)
     workers = list_workers(process)
     workers[0].send_signal(signal.SIGKILL)
-    wait_for_models(process, release, 2)
+    wait_for_models(process, release, len(read_rows(release)) // 2 + 1)
     fresh = {one.pid for one in list_workers(process)} - {one.pid for one in workers}
     process.kill()
     process.wait()
