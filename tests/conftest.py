@@ -7,24 +7,34 @@ here: a runtime that is missing where nothing should be is a fault, not a pass.
 from __future__ import annotations
 
 import functools
+import json
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pytest
+
+from surgery.formats.ncnn_bin import write_weights
+from surgery.formats.ncnn_param import parse
+from surgery.formats.ncnn_random import fill_random_weights
 
 if TYPE_CHECKING:
     from surgery.hub.model import HubModel
     from surgery.proof.validate import Validation
     from surgery.sources.open_donor import OpenDonor
 
+NO_BROWSER = "chromium is not installed: apt-get install chromium"
 NO_PUBLISHED = "SURGERY_PUBLISHED names no folder of published .param files"
 
 # Reasons that say what the machine is, not that something was not installed.
 ALLOWED_SKIPS = {
     NO_PUBLISHED: "graphs of other people, which this project does not hold",
-    "chromium is not installed: apt-get install chromium": "no part of the product runs a browser",
+    NO_BROWSER: "no part of the product runs a browser",
     "root may write anywhere": "a folder without write permission stops no root",
     "leftovers are told by flock": "Windows has no flock",
     "forks and limits are Linux's": "the fuzzer is a tool of those who work on the project",
@@ -65,6 +75,111 @@ def _fail_forbidden_skip(report: Report) -> Report:
         report.longrepr = f"skipped, and SURGERY_FORBID_SKIPS=1 forbids it: {reason}"
     return report
 
+
+# ---- a browser ---------------------------------------------------------------------------------
+
+# What a page measures of itself in a browser stands in its title.
+LookAtPage = Callable[..., list[Any]]
+
+
+@pytest.fixture(scope="session")
+def look_at_page() -> LookAtPage:
+    """Load a page in headless Chromium, keep its picture and tell what it measures of itself."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip(NO_BROWSER)
+    return functools.partial(_look_at_page, browser)
+
+
+def _look_at_page(
+    browser: str, text: str, measures: str, picture: Path, size: tuple[int, int], *options: str
+) -> list[Any]:
+    """The values of `measures`, expressions of JavaScript; the page lies beside its picture.
+
+    Units: size is (width, height) of the window in pixels.
+    """
+    probe = (
+        "<script>addEventListener('load', () => { document.title = "
+        f"JSON.stringify([{measures}]); }});</script>"
+    )
+    page = picture.with_suffix(".html")
+    page.write_text(text.replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--virtual-time-budget=2000",
+        f"--user-data-dir={picture.parent / 'profile'}",
+        f"--window-size={size[0]},{size[1]}",
+        *options,
+    ]
+    for output in (f"--screenshot={picture}", "--dump-dom"):
+        done = subprocess.run(
+            [*command, output, page.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    title = re.search(r"<title>(\[.*?\])</title>", done.stdout)
+    assert title is not None
+    values: list[Any] = json.loads(title[1])
+    return values
+
+
+# ---- a model of one block ----------------------------------------------------------------------
+
+TINY_LAYERS = """
+Input in0 0 1 in0
+Split s0 1 2 in0 in0_a in0_b
+Input in1 0 1 in1
+Split s1 1 2 in1 in1_a in1_b
+Input in2 0 1 in2
+Concat join 3 1 in0_a in1_a in2 x 0=0
+Interp down 1 1 x down 0=2 1=0.25 2=0.25
+Convolution c0 1 1 down c0 0=32 1=3 4=1 5=1 6=2016 9=2 -23310=1,0.2
+Convolution c1 1 1 c0 c1 0=5 1=3 4=1 5=1 6=1440
+Interp up 1 1 c1 up 0=2 1=4.0 2=4.0
+Split su 1 3 up up_0 up_1 up_2
+Crop f0 1 1 up_0 f0 -23309=1,0 -23310=1,2 -23311=1,0
+Crop f1 1 1 up_1 f1 -23309=1,2 -23310=1,4 -23311=1,0
+Crop m0 1 1 up_2 m0 -23309=1,4 -23310=1,5 -23311=1,0
+rife.Warp w0 2 1 in0_b f0 w0
+rife.Warp w1 2 1 in1_b f1 w1
+Sigmoid m 1 1 m0 m
+Split sm 1 2 m m_0 m_1
+BinaryOp rest 1 1 m_0 rest 0=7 1=1 2=1.0
+BinaryOp left 2 1 w0 m_1 left 0=2
+BinaryOp right 2 1 w1 rest right 0=2
+BinaryOp end 2 1 left right out0 0=0
+"""
+
+WriteTinyModel = Callable[[Path, int], None]
+
+
+@pytest.fixture(scope="session")
+def write_tiny_model() -> WriteTinyModel:
+    """Write a model folder of one block and two warps, its weights random ones of a seed."""
+    return _write_tiny_model
+
+
+def _write_tiny_model(folder: Path, seed: int) -> None:
+    lines = TINY_LAYERS.strip().splitlines()
+    text = f"7767517\n{len(lines)} 32\n" + "\n".join(lines) + "\n"
+    graph = parse(text)
+    fill_random_weights(graph, seed)
+    for layer in graph.layers:
+        if layer.name == "c1":
+            # Flows of some pixels.
+            layer.weights["weight"] *= np.float32(20)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "flownet.param").write_text(text, encoding="utf-8")
+    (folder / "flownet.bin").write_bytes(write_weights(graph, fp16=False))
+
+
+# ---- three networks ----------------------------------------------------------------------------
 
 # A stand-in of our own for RIFE 1.x to 3.1: three networks, and a `Model` that nobody can construct
 # without a GPU, optimisers and losses. `v1` has one flow for both frames, batch normalisations and
