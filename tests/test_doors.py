@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 import surgery
 from surgery.cli import app
 from surgery.doors import open_door
-from surgery.errors import DonorError, HubError, OutputExists, ProofFailed, SurgeryError
+from surgery.engines.frames import write_png
+from surgery.errors import DonorError, EngineDied, HubError, OutputExists, ProofFailed, SurgeryError
 from surgery.hub.model import HubModel, load_hub
 from surgery.sources.from_ncnn import import_folder
 
@@ -129,3 +130,20 @@ def test_doctor_tells_by_its_status_and_repairs(folder: Path, tmp_path: Path) ->
     alone = run("doctor", folder, "--fix")
     assert isinstance(alone.exception, SurgeryError)
     assert "go together" in str(alone.exception)
+
+
+def test_a_crash_is_told_with_what_the_doctor_knows(folder: Path, tmp_path: Path) -> None:
+    for name, level in (("a.png", 0.2), ("b.png", 0.4)):
+        write_png(tmp_path / name, np.full((1, 3, 64, 64), level, np.float32))
+    command = ("run", folder, tmp_path / "a.png", tmp_path / "b.png", "--engine", "ncnn", "-o")
+    assert run(*command, tmp_path / "whole.png").exit_code == 0
+    param = folder / "flownet.param"
+    text = param.read_text().replace("Split s0 1 2 in0 in0_a in0_b\n", "")
+    param.write_text(text.replace("in0_a", "in0").replace("in0_b", "in0").replace("22 32", "21 32"))
+    result = run(*command, tmp_path / "broken.png")
+    assert isinstance(result.exception, EngineDied)
+    message = str(result.exception)
+    assert message.startswith("ncnn crashed (SIGSEGV)")
+    assert "surgery doctor finds missing split (blob in0 is read 2 times" in message
+    assert "--fix repairs it" in message
+    assert not (tmp_path / "broken.png").exists()

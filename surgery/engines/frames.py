@@ -47,7 +47,9 @@ def read_png(path: Path) -> np.ndarray:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise SurgeryError(f"{path} is not a picture: {error}") from error
+        raise SurgeryError(
+            f"{path} is not a picture ({error}); PNG, JPEG and what else Pillow reads is accepted"
+        ) from error
     return _scale_levels(pixels)
 
 

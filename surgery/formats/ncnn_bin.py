@@ -131,7 +131,8 @@ class _Reader:
         if end > len(self.data):
             raise FormatError(
                 f"{self.source}, byte {self.offset}: {what} needs {size} bytes, and "
-                f"{len(self.data) - self.offset} are left"
+                f"{len(self.data) - self.offset} are left; the file is cut short, or was made for "
+                "another .param"
             )
         taken = self.data[self.offset : end]
         self.offset = end

@@ -44,6 +44,10 @@ CONSTANT_NAMES = {
 }
 # protobuf's own limit for one message; beyond it tensors have to live in external data.
 MAX_MODEL_BYTES = 2**31 - 1
+ACCEPTED = (
+    "an .onnx file is accepted, as 'surgery export' (from PyTorch), 'surgery lift' (from other "
+    "ONNX) and 'surgery import' (from an ncnn folder) make it"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,19 +258,24 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     if not path.is_file():
-        raise HubError(f"{path}: no such file; an .onnx file is expected")
+        raise HubError(f"{path}: no such file; {ACCEPTED}")
     if path.stat().st_size > MAX_MODEL_BYTES:
-        raise HubError(f"{path}: over 2 GiB, which one ONNX message cannot be")
+        raise HubError(
+            f"{path}: over 2 GiB, which one ONNX message cannot be; one file of at most 2 GiB is "
+            "accepted (the largest RIFE has 70 MB), so export the network alone"
+        )
     model = onnx.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise HubError(f"{path}: not an ONNX file ({error})") from error
+        raise HubError(f"{path}: not an ONNX file ({error}); {ACCEPTED}") from error
     if not model.HasField("graph") or not model.opset_import:
-        raise HubError(f"{path}: not an ONNX model (no graph or no opset)")
+        raise HubError(f"{path}: not an ONNX model (no graph or no opset); {ACCEPTED}")
     if faults := check_content(model):
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise HubError(f"{path}: {faults[0]}{more}")
+        raise HubError(
+            f"{path}: {faults[0]}{more}; a model is accepted whose tensors all lie in its own file"
+        )
     return model
 
 

