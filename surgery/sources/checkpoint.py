@@ -10,9 +10,9 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import IO, Protocol, runtime_checkable
 
 import torch
 
@@ -51,9 +51,13 @@ ARCHIVE_START = b"PK\x03\x04"
 # A training checkpoint of the largest RIFE has 300 MB, its optimiser included.
 MAX_BYTES = 2**30
 MAX_REASON_CHARACTERS = 300
-# How far into a refused pickle is looked for what it asks for, and how much of that is told.
-MAX_WISH_BYTES = 2**20
+# How many names of a refused pickle are told, and how long a name and a pickle may be.
 MAX_WISHES = 5
+MAX_GLOBAL_CHARACTERS = 200
+MAX_OPCODES = 2_000_000
+# Before zip archives torch wrote a magic number, a version, the machine, the content and its keys.
+# Source: torch/serialization.py, `_legacy_save`.
+LEGACY_PICKLES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +196,7 @@ def _check_archive(path: Path, size: int) -> None:
 
 
 def _load_pickle(path: Path) -> object:
+    _check_pickle(path)
     with warnings.catch_warnings():
         # What torch warns of here, it refuses right after.
         warnings.simplefilter("ignore")
@@ -217,31 +222,62 @@ def _list_wishes(path: Path, error: Exception) -> str:
     told = re.search(r"GLOBAL (\S+)", str(error))
     if told:
         return told[1] if "." in told[1] else f"builtins.{told[1]}"
-    names: dict[str, None] = {}
-    strings: list[str] = []
-    try:
-        for opcode, argument, _ in pickletools.genops(_read_pickle(path)):
-            if opcode.name == "STACK_GLOBAL" and len(strings) > 1:
-                names[".".join(strings[-2:])] = None
-            elif opcode.name == "GLOBAL":
-                names[str(argument).replace(" ", ".")] = None
-            elif isinstance(argument, str):
-                strings.append(argument)
-    # It is broken from here on; what was asked for before is told.
-    except Exception as reason:
-        logger.debug("%s: %s", path, reason)
-    return ", ".join(list(names)[:MAX_WISHES])
+    return ", ".join(list(dict.fromkeys(_list_globals(path)))[:MAX_WISHES])
 
 
-def _read_pickle(path: Path) -> bytes:
-    """The start of a file, or of the pickle in its archive."""
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            return file.read(MAX_WISH_BYTES)
-    with zipfile.ZipFile(path) as archive:
-        name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-        with archive.open(name) as entry:
-            return entry.read(MAX_WISH_BYTES)
+def _check_pickle(path: Path) -> None:
+    """Refuse what torch.load would take minutes to refuse: its regular expressions are slow."""
+    for name in _list_globals(path):
+        if len(name) > MAX_GLOBAL_CHARACTERS:
+            raise CheckpointError(
+                f"{path} is refused: it asks for {name[:MAX_GLOBAL_CHARACTERS]}..., a name of "
+                f"{len(name)} characters; a state dict is accepted"
+            )
+
+
+def _list_globals(path: Path) -> Iterator[str]:
+    """Every global that a checkpoint names, as far as its pickles can be read.
+
+    Raises:
+        CheckpointError: reading them would take too long.
+    """
+    opcodes = 0
+    for pickled in _open_pickles(path):
+        strings = ["", ""]
+        try:
+            for opcode, argument, _ in pickletools.genops(pickled):
+                opcodes += 1
+                if opcode.name == "GLOBAL":
+                    yield str(argument).replace(" ", ".")
+                elif opcode.name == "STACK_GLOBAL":
+                    yield ".".join(strings)
+                elif isinstance(argument, str):
+                    strings = [strings[1], argument]
+                if opcodes > MAX_OPCODES:
+                    break
+        # It is broken from here on, and torch.load gets no further.
+        except ValueError as error:
+            logger.debug("%s: %s", path, error)
+            return
+        if opcodes > MAX_OPCODES:
+            raise CheckpointError(
+                f"{path} is refused: its pickle has more than {MAX_OPCODES} steps; a state dict is "
+                "accepted, and the largest takes some thousands"
+            )
+
+
+def _open_pickles(path: Path) -> Iterator[IO[bytes]]:
+    """The pickles of a file one after the other: in its archive, or at its start."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    with archive.open(name) as entry:
+                        yield entry
+        return
+    with path.open("rb") as file:
+        for _ in range(LEGACY_PICKLES):
+            yield file
 
 
 def _shorten(error: Exception) -> str:

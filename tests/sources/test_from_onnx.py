@@ -378,3 +378,25 @@ def test_the_same_model_gives_the_same_bytes_and_stays_as_it_was() -> None:
     )
     assert first == second
     assert model.SerializeToString(deterministic=True) == before
+
+
+def test_loops_and_what_is_no_legal_onnx_are_refused() -> None:
+    def make(node: onnx.NodeProto) -> onnx.ModelProto:
+        value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+        made = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+        graph = onnx.helper.make_graph([node], "odd", [value], [made])
+        return onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10
+        )
+
+    inner = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["z"])],
+        "inner",
+        [],
+        [onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [1])],
+    )
+    branch = onnx.helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)
+    with pytest.raises(UnsupportedOp, match="If holds a graph of its own"):
+        lift_model(make(branch), label="odd")
+    with pytest.raises(HubError, match="not a legal ONNX model"):
+        lift_model(make(onnx.helper.make_node("Cast", ["x"], ["y"])), label="odd")

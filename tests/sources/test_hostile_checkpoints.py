@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from surgery.errors import CheckpointError
+from surgery.sources import checkpoint
 from surgery.sources.checkpoint import MAX_BYTES, read_checkpoint
 
 CANARY = "ran-it"
@@ -267,4 +268,25 @@ def test_a_file_beyond_any_checkpoint_is_refused(path: Path) -> None:
 def test_a_pickle_of_protocol_4_is_told_by_what_it_asks_for(path: Path) -> None:
     path.write_bytes(pickle.dumps(os.getcwd, protocol=4))
     with pytest.raises(CheckpointError, match=rf"it asks for {os.name}\.getcwd"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_name_that_torch_would_search_for_minutes_is_refused_at_once(
+    path: Path, zipped: bool
+) -> None:
+    pickled = _finish(b"ctorch._ut" + b"]" * 20_000 + b"\nname\n")
+    path.write_bytes(_repack(_replace_pickle(pickled)) if zipped else pickled)
+    with pytest.raises(CheckpointError, match=r"asks for torch\._ut\]+\.\.\., a name of 20013"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_of_too_many_steps_is_refused(
+    path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "MAX_OPCODES", 1000)
+    pickled = _finish(b"N0" * 1000 + b"N")
+    path.write_bytes(_repack(_replace_pickle(pickled)) if zipped else pickled)
+    with pytest.raises(CheckpointError, match="more than 1000 steps"):
         read_checkpoint(path)

@@ -178,7 +178,7 @@ def change_json(random: Random, data: bytes) -> bytes:
     """Put a value of another kind somewhere into a JSON document."""
     try:
         document = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return data
     return json.dumps(_change_value(random, document)).encode()
 
@@ -376,7 +376,7 @@ def _change_metadata(random: Random, model: onnx.ModelProto) -> None:
         entry = random.choice(model.metadata_props)
         try:
             document = json.loads(entry.value)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = entry.value
         changed = json.dumps(_change_value(random, document))
         entry.value = random.choice((changed, random.choice(WORDS)))

@@ -158,6 +158,7 @@ def _serve(
 ) -> None:
     """The worker's side."""
     scratch.mkdir(exist_ok=True)
+    _empty(scratch)  # of what a worker left that was killed
     _silence()
     _limit_memory()
     tempfile.tempdir = str(scratch)

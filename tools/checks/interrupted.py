@@ -33,7 +33,7 @@ NETWORKS = {"tiny.onnx": tiny_network.WIDTH, "wide.onnx": 512}
 FOLDER = "rife-v4"
 OLD = {"flownet.param": b"7767517\n", "flownet.bin": b"old", "surgery.json": b"{}"}
 POLL_SECONDS = 0.0005
-MOST_SECONDS = 900.0
+ATTEMPTS = 8
 # Room that a file system takes for itself, so that the first sizes hold no file at all.
 LEAST_DISK = 4096
 Tree = dict[str, bytes]
@@ -104,22 +104,31 @@ def kill_at_any_moment(number: int, force: bool) -> Result:
     """Kill a conversion of the tiny network, with its proof."""
     whole = run_whole("tiny.onnx", "")
     moment = Random(f"moment {number}").uniform(0.0, whole.seconds)
-    with _workplace(force) as place, _start(place, "tiny.onnx", "", force) as process:
-        process.kill() if _lives_until(process, time.monotonic() + moment) else None
-        process.wait()
-        return describe(place, whole.tree, force)
+    return _kill("tiny.onnx", "", force, moment, wait=False)
 
 
 def kill_while_writing(number: int, force: bool) -> Result:
     """Kill a conversion of a wide network once its files begin to appear."""
     whole = run_whole("wide.onnx", "--no-proof")
     moment = Random(f"writing {number}").uniform(0.0, whole.writing)
-    with _workplace(force) as place, _start(place, "wide.onnx", "--no-proof", force) as process:
-        while process.poll() is None and not _list_temporaries(place):
-            time.sleep(POLL_SECONDS)
-        process.kill() if _lives_until(process, time.monotonic() + moment) else None
-        process.wait()
-        return describe(place, whole.tree, force)
+    return _kill("wide.onnx", "--no-proof", force, moment, wait=True)
+
+
+def _kill(donor: str, options: str, force: bool, moment: float, wait: bool) -> Result:
+    """Kill a conversion after so many seconds, of its start or of its first file.
+
+    One that ended before, since the machine was less busy, is run again and killed earlier.
+    """
+    new = run_whole(donor, options).tree
+    for attempt in range(ATTEMPTS):
+        with _workplace(force) as place, _start(place, donor, options, force) as process:
+            while wait and process.poll() is None and not _list_temporaries(place):
+                time.sleep(POLL_SECONDS)
+            if _lives_until(process, time.monotonic() + moment / 2**attempt):
+                process.kill()
+            if process.wait() == -signal.SIGKILL:
+                return describe(place, new, force)
+    return {"error": f"ended {ATTEMPTS} times before it could be killed"}
 
 
 def fill_disk(number: int, force: bool) -> Result:

@@ -90,14 +90,21 @@ def find_tainted(graph: gs.Graph) -> set[str]:
 
 
 def export(graph: gs.Graph) -> onnx.ModelProto:
-    """Close a foreign graph; warps in it get the body of `rife::Warp`."""
+    """Close a foreign graph; warps in it get the body of `rife::Warp`.
+
+    Raises:
+        HubError: a node has an attribute that ONNX cannot write.
+    """
     import onnx
     import onnx_graphsurgeon as gs
 
     domain = onnx.helper.make_opsetid(warp.DOMAIN, warp.VERSION)
     graph.import_domains = None
     graph.functions = []
-    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    try:
+        model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    except ValueError as error:
+        raise HubError(f"an attribute of a node is empty: {_first_line(error)}") from error
     del model.graph.value_info[:]
     if any(node.domain == warp.DOMAIN for node in model.graph.node):
         own = [one for one in model.opset_import if one.domain != warp.DOMAIN]

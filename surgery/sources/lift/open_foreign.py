@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Slice and Clip have their bounds, and Resize its scales, as inputs since then.
 OLDEST_OPSET = 11
+MAX_REASON_CHARACTERS = 300
 STANDARD_DOMAINS = ("", "ai.onnx")
 HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 
@@ -35,7 +36,13 @@ def open_foreign(model: onnx.ModelProto) -> gs.Graph:
     """
     import onnx_graphsurgeon as gs
 
-    copy = inliner.inline_local_functions(model)
+    try:
+        onnx.checker.check_model(model)
+        copy = inliner.inline_local_functions(model)
+    # The checker's own error, and those of C++ behind both.
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:MAX_REASON_CHARACTERS]
+        raise HubError(f"not a legal ONNX model: {reason}; export it again") from error
     if any(node.domain == warp.DOMAIN for node in model.graph.node):
         raise HubError("the model has rife::Warp already; there is nothing to lift")
     foreign = [node for node in copy.graph.node if node.domain not in STANDARD_DOMAINS]
