@@ -144,6 +144,6 @@ def test_a_crash_is_told_with_what_the_doctor_knows(folder: Path, tmp_path: Path
     assert isinstance(result.exception, EngineDied)
     message = str(result.exception)
     assert message.startswith("ncnn crashed (SIGSEGV)")
-    assert "surgery doctor finds missing split (blob in0 is read 2 times" in message
+    assert "surgery doctor finds missing split (graph: blob in0 is read 2 times" in message
     assert "--fix repairs it" in message
     assert not (tmp_path / "broken.png").exists()
