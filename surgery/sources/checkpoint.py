@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from surgery.errors import CheckpointError
 from surgery.hub import networks
 from surgery.sources.architectures import EXTRAS, describe_tensors
-
-logger = logging.getLogger(__name__)
+from surgery.sources.scan_pickle import ARCHIVE_START, Scan, scan_pickle
 
 State = dict[str, torch.Tensor]
 
@@ -46,18 +43,14 @@ IMPOSTORS = {
     b"<!DOCTYPE": "a web page; download the file itself, not the page that shows it",
     b"<html": "a web page; download the file itself, not the page that shows it",
 }
-# How torch.save's archives begin; other files that hold a zip archive are none of its.
-ARCHIVE_START = b"PK\x03\x04"
 # A training checkpoint of the largest RIFE has 300 MB, its optimiser included.
 MAX_BYTES = 2**30
 MAX_REASON_CHARACTERS = 300
-# How many names of a refused pickle are told, and how long a name and a pickle may be.
+# How many names of a refused pickle are told, and how long a name may be.
 MAX_WISHES = 5
 MAX_GLOBAL_CHARACTERS = 200
-MAX_OPCODES = 2_000_000
-# Before zip archives torch wrote a magic number, a version, the machine, the content and its keys.
-# Source: torch/serialization.py, `_legacy_save`.
-LEGACY_PICKLES = 5
+# What the pickle of a state dict names.
+TENSOR_GLOBALS = ("torch.", "collections.OrderedDict")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,88 +189,57 @@ def _check_archive(path: Path, size: int) -> None:
 
 
 def _load_pickle(path: Path) -> object:
-    _check_pickle(path)
+    scan = scan_pickle(path)
+    _check_scan(path, scan)
     with warnings.catch_warnings():
         # What torch warns of here, it refuses right after.
         warnings.simplefilter("ignore")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            asked = _list_wishes(path, error)
-            wish = f"it asks for {asked}" if asked else "it is no pickle of tensors"
-            raise CheckpointError(
-                f"{path} is refused: {wish}, and reading such a file can run code; "
-                "a state dict is accepted, as torch.save(network.state_dict(), ...) writes it"
-            ) from error
+            told = re.search(r"GLOBAL (\S+)", str(error))
+            if told and "." in told[1]:
+                raise _refuse_wishes(path, [told[1]]) from error
+            raise _refuse_wishes(path, _list_wishes(scan)) from error
         except Exception as error:
             # torch raises many kinds for broken archives; none of them is this package's fault.
-            raise CheckpointError(
-                f"{path} is no checkpoint that torch.load reads, or a part of one "
-                f"({_shorten(error)}); a state dict is accepted"
-            ) from error
+            raise _refuse_broken(path, _shorten(error)) from error
 
 
-def _list_wishes(path: Path, error: Exception) -> str:
-    """What a refused pickle asks for: as torch says, or else every global that it names."""
-    told = re.search(r"GLOBAL (\S+)", str(error))
-    if told:
-        return told[1] if "." in told[1] else f"builtins.{told[1]}"
-    return ", ".join(list(dict.fromkeys(_list_globals(path)))[:MAX_WISHES])
+def _check_scan(path: Path, scan: Scan) -> None:
+    """Refuse before torch.load what it would run into, or refuse after minutes."""
+    long = [name for name in scan.names if len(name) > MAX_GLOBAL_CHARACTERS]
+    if long:
+        raise _refuse_wishes(
+            path, [f"{long[0][:MAX_GLOBAL_CHARACTERS]}... ({len(long[0])} letters)"]
+        )
+    if scan.fault and _list_wishes(scan):
+        raise _refuse_wishes(path, _list_wishes(scan))
+    if scan.fault:
+        raise _refuse_broken(path, scan.fault[:MAX_REASON_CHARACTERS])
 
 
-def _check_pickle(path: Path) -> None:
-    """Refuse what torch.load would take minutes to refuse: its regular expressions are slow."""
-    for name in _list_globals(path):
-        if len(name) > MAX_GLOBAL_CHARACTERS:
-            raise CheckpointError(
-                f"{path} is refused: it asks for {name[:MAX_GLOBAL_CHARACTERS]}..., a name of "
-                f"{len(name)} characters; a state dict is accepted"
-            )
+def _list_wishes(scan: Scan) -> list[str]:
+    """The globals that no state dict needs, as people know them."""
+    known = (one.replace("__builtin__", "builtins", 1) for one in scan.names)
+    return [one for one in known if not one.startswith(TENSOR_GLOBALS)]
 
 
-def _list_globals(path: Path) -> Iterator[str]:
-    """Every global that a checkpoint names, as far as its pickles can be read.
-
-    Raises:
-        CheckpointError: reading them would take too long.
-    """
-    opcodes = 0
-    for pickled in _open_pickles(path):
-        strings = ["", ""]
-        try:
-            for opcode, argument, _ in pickletools.genops(pickled):
-                opcodes += 1
-                if opcode.name == "GLOBAL":
-                    yield str(argument).replace(" ", ".")
-                elif opcode.name == "STACK_GLOBAL":
-                    yield ".".join(strings)
-                elif isinstance(argument, str):
-                    strings = [strings[1], argument]
-                if opcodes > MAX_OPCODES:
-                    break
-        # It is broken from here on, and torch.load gets no further.
-        except ValueError as error:
-            logger.debug("%s: %s", path, error)
-            return
-        if opcodes > MAX_OPCODES:
-            raise CheckpointError(
-                f"{path} is refused: its pickle has more than {MAX_OPCODES} steps; a state dict is "
-                "accepted, and the largest takes some thousands"
-            )
+def _refuse_wishes(path: Path, wishes: Sequence[str]) -> CheckpointError:
+    asked = (
+        f"it asks for {', '.join(wishes[:MAX_WISHES])}" if wishes else "it is no pickle of tensors"
+    )
+    return CheckpointError(
+        f"{path} is refused: {asked}, and reading such a file can run code; "
+        "a state dict is accepted, as torch.save(network.state_dict(), ...) writes it"
+    )
 
 
-def _open_pickles(path: Path) -> Iterator[IO[bytes]]:
-    """The pickles of a file one after the other: in its archive, or at its start."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith("data.pkl"):
-                    with archive.open(name) as entry:
-                        yield entry
-        return
-    with path.open("rb") as file:
-        for _ in range(LEGACY_PICKLES):
-            yield file
+def _refuse_broken(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is no checkpoint that torch.load reads, or a part of one ({reason}); "
+        "a state dict is accepted"
+    )
 
 
 def _shorten(error: Exception) -> str:
