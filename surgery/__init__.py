@@ -51,6 +51,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from surgery.collection.collect import collect
     from surgery.collection.score import score
     from surgery.conversion import convert, export, optimize, run, translate, validate
@@ -95,6 +96,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a name when it is first used: torch and onnxruntime take seconds to load."""
+    if name == "__version__":
+        versions = importlib.import_module("surgery.versions")
+        return versions.find_version(versions.PACKAGE)
     if name not in __all__:
         raise AttributeError(f"module 'surgery' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES.get(name, "surgery.conversion")), name)

@@ -15,6 +15,7 @@ import pytest
 import surgery
 from surgery import conversion, errors, trained_model
 from surgery.sources.find_donor import find_donor
+from surgery.versions import describe_versions
 
 VERBS = {"convert", "export", "optimize", "translate", "validate", "run"} | {
     *("lower", "lift", "import_model", "inspect", "doctor"),
@@ -49,6 +50,10 @@ def test_the_verbs_are_those_of_the_conversion() -> None:
     assert surgery.convert is conversion.convert
     assert surgery.validate is conversion.validate
     assert surgery.SurgeryError is errors.SurgeryError
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert describe_versions().startswith(f"surgery {surgery.__version__}\n")
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
