@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from surgery.collection.plan import Recipe
+from surgery.collection.plan import HUB_SUFFIX, Recipe, hash_file
 from surgery.errors import SurgeryError
-from surgery.formats.ncnn_param import NcnnGraph
+from surgery.formats.ncnn_bin import list_weights
+from surgery.formats.ncnn_param import NcnnGraph, parse
 from surgery.proof.forms import NetworksFolderForm, open_folder
 from surgery.proof.traffic import BYTES, GraphCost, measure_cost, measure_networks_cost
 from surgery.sources.architectures import find_architecture
+from surgery.sources.checkpoint import SUFFIXES
 from surgery.sources.find_donor import PREFIX
 
 # Measured, worker and runtime together, over a conversion and its proof: 1197 MB at 10.5 MB of
@@ -35,15 +38,57 @@ def count_conversion(recipes: Iterable[Recipe]) -> int:
 
 
 def count_weights(recipe: Recipe) -> int:
-    """The bytes of a recipe's weights as fp32, as its files or its architecture tell."""
+    """The bytes of a recipe's weights as fp32, as its files or its architecture tell.
+
+    Whatever precision a file has, the conversion and its proof compute in fp32.
+    """
     if recipe.random_weights is None:
-        own = [path for path in recipe.files.values() if path.suffix != ".py"]
-        files = recipe.weights_files or own
-        # One that is gone is told when it is read.
-        return sum(path.stat().st_size for path in files if path.is_file())
+        files = recipe.weights_files or recipe.files.values()
+        return sum(map(_count_file, files)) * BYTES
     known = find_architecture(recipe.donor.removeprefix(PREFIX))
     donor = PREFIX + known.versions[0] if known else str(Path(recipe.root or "", recipe.donor))
     return _count_parameters(donor) * BYTES
+
+
+def _count_file(path: Path) -> int:
+    """How many numbers the weights in a file are; 0 for one that holds none."""
+    count = COUNTERS.get(path.suffix)
+    try:
+        return 0 if count is None else _count_content(count, path, hash_file(path))
+    except (SurgeryError, OSError):
+        # Whoever converts it will say why.
+        return 0
+
+
+@functools.cache
+def _count_content(count: Callable[[Path], int], path: Path, _sha256: str) -> int:
+    return count(path)
+
+
+def _count_checkpoint(path: Path) -> int:
+    from surgery.sources.checkpoint import read_checkpoint
+
+    return sum(tensor.numel() for tensor in read_checkpoint(path).values())
+
+
+def _count_hub(path: Path) -> int:
+    from surgery.hub.model import read_onnx
+
+    return sum(math.prod(tensor.dims) for tensor in read_onnx(path).graph.initializer)
+
+
+def _count_graph(path: Path) -> int:
+    """What a `.param` says that its `.bin` holds."""
+    graph = parse(path.read_text(encoding="utf-8"), str(path))
+    return sum(math.prod(one.shape) for layer in graph.layers for one in list_weights(layer))
+
+
+# By what a file is called; a donor's other files, source and `.bin` among them, hold or tell none.
+COUNTERS: Mapping[str, Callable[[Path], int]] = {
+    **dict.fromkeys(SUFFIXES, _count_checkpoint),
+    HUB_SUFFIX: _count_hub,
+    ".param": _count_graph,
+}
 
 
 @functools.cache
