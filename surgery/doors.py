@@ -47,10 +47,10 @@ def open_door(text: str, progress: Progress = silent) -> HubModel | None:
     if any(node.domain == warp.DOMAIN for node in read.graph.node):
         verify_hub(read)
         return from_onnx(read)
-    from surgery.sources.from_onnx import lift_model
+    from surgery.sources.lift.lift_apart import lift_apart
 
     progress(f"lifting {path}")
-    return lift_model(read, label=path.stem)
+    return lift_apart(read, label=path.stem)
 
 
 def _import_and_prove(folder: Path, progress: Progress) -> HubModel:
@@ -122,12 +122,12 @@ def lift(
     Raises:
         SurgeryError: with what was found, what is accepted and what to do; nothing is written.
     """
-    from surgery.hub.model import write_hub
-    from surgery.sources.from_onnx import lift_file
+    from surgery.hub.model import read_onnx, write_hub
+    from surgery.sources.lift.lift_apart import lift_apart
 
     refuse_taken(output, force=force)
     progress(f"lifting {source}")
-    model = lift_file(source)
+    model = lift_apart(read_onnx(source), label=source.stem)
     write_hub(model, output, force=force)
     return model
 

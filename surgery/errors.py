@@ -30,6 +30,7 @@ class UnsupportedOp(SurgeryError):
     """Nodes that a target cannot express; all of them are listed at once."""
 
     def __init__(self, target: str, refusals: Sequence[str]) -> None:
+        self.target = target
         self.refusals = tuple(refusals)
         lines = "\n".join(f"  {refusal}" for refusal in self.refusals)
         super().__init__(f"{target} cannot express {len(self.refusals)} node(s):\n{lines}")

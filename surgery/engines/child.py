@@ -10,6 +10,7 @@ module that is run with `python -m` and calls `serve`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,32 @@ def measure_peak_bytes() -> int | None:
     except ImportError:  # Windows
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+@contextlib.contextmanager
+def bound_memory(most_bytes: int) -> Iterator[None]:
+    """Let allocations fail, while this lasts, that would make this process hold more than that.
+
+    What it holds already counts. Only Linux tells and limits what is needed here; elsewhere nothing
+    is bounded.
+    """
+    sizes = Path("/proc/self/statm")
+    if not sizes.is_file():
+        yield
+        return
+    import resource
+
+    page = resource.getpagesize()
+    mapped, held = (int(size) * page for size in sizes.read_text(encoding="ascii").split()[:2])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    # Libraries map far more than they use.
+    wanted = mapped + max(most_bytes - held, 0)
+    known = [limit for limit in (wanted, *before) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(known), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 # ---- files of both sides -----------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from surgery.hub.model import (
     V4_OUTPUT,
     HubMetadata,
     HubModel,
-    read_onnx,
 )
 from surgery.hub.verify import verify_hub
 from surgery.proof.compare import compare, judge
@@ -51,26 +49,21 @@ EXPORTER = "lifted from ONNX"
 KEPT = ("donor", "version", "architecture", "weights", "weights_sha256", "source_sha256", "baked")
 
 
-def lift_file(path: Path) -> HubModel:
-    """Lift an ONNX file.
-
-    Raises:
-        HubError: the file is no ONNX, or what is in it is no RIFE of one network.
-        UnsupportedOp: nodes that the hub cannot express, or that only look like a warp; all of
-            them are listed, with the reason.
-        ProofFailed: the hub model does not compute what the file does.
-    """
-    return lift_model(read_onnx(path), label=path.stem)
-
-
 def lift_model(model: onnx.ModelProto, *, label: str) -> HubModel:
-    """Lift an ONNX model that is in memory; see `lift_file`.
+    """Lift an ONNX model that is in memory.
 
-    The result is compared with the model in onnxruntime at one or two small sizes.
+    The result is compared with the model in onnxruntime at one or two small sizes. What strangers
+    wrote is lifted in a process of its own: `surgery.sources.lift.lift_apart`.
 
     Args:
         model: it is not changed.
         label: what to call the donor in the metadata.
+
+    Raises:
+        HubError: what is in it is no RIFE of one network.
+        UnsupportedOp: nodes that the hub cannot express, or that only look like a warp; all of
+            them are listed, with the reason.
+        ProofFailed: the hub model does not compute what the file does.
     """
     is_half = any(one.data_type == onnx.TensorProto.FLOAT16 for one in model.graph.initializer)
     graph = open_foreign(model)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from surgery.engines.child import Outcome, Task, measure_peak_bytes, run_worker
+from surgery.engines.child import Outcome, Task, bound_memory, measure_peak_bytes, run_worker
 from surgery.errors import EngineError
 
 Run = Callable[..., Outcome]
@@ -227,3 +227,16 @@ def test_a_worker_module_needs_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is held and mapped is Linux's to tell")
+def test_what_would_hold_more_than_the_bound_fails_and_works_again_afterwards() -> None:
+    held = np.ones(20 * MIB, np.uint8)  # so that there is something to free
+    most = (measure_peak_bytes() or 0) + 100 * MIB
+    with bound_memory(most):
+        with pytest.raises(MemoryError):
+            np.ones(2**31, np.uint8)
+        assert np.ones(20 * MIB, np.uint8).size == held.size
+        with bound_memory(2 * most), pytest.raises(MemoryError):  # the outer one stays
+            np.ones(2**31, np.uint8)
+    assert np.empty(2**31, np.uint8).size == 2**31

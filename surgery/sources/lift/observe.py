@@ -6,12 +6,15 @@ What they compute is the same, so it is computed here instead of being recognise
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.engines.child import bound_memory
 from surgery.errors import HubError
 from surgery.hub import warp
 from surgery.hub.model import V4_INPUTS
@@ -30,6 +33,10 @@ TIMESTEP = 0.3
 # Their output is a size, whatever the values of their input are.
 SIZE_READERS = ("Shape", "Size")
 _ERRORS_ONLY = 3
+# What a process holds before it runs anything, and what all tensors of the largest RIFE take
+# together, with room: 1.5 GB at 512x512.
+LEAST_BYTES = 3 * 2**29
+BYTES_PER_PIXEL = 8 * 2**10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +129,8 @@ def observe(
     `model` is the graph, exported.
 
     Raises:
-        HubError: onnxruntime refuses the graph, or one of the sizes.
+        HubError: onnxruntime refuses the graph, or one of the sizes; or it takes more memory than
+            any RIFE takes at that size.
     """
     import onnx
 
@@ -134,11 +142,30 @@ def observe(
     for name in names:
         if name not in known:
             shown.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    session = _open(shown)
-    inputs = [one.name for one in session.get_inputs()]
-    return tuple(
-        _run(session, size, inputs, names, tainted, graph.outputs[0].name) for size in sizes
-    )
+    with _bounded(max(sizes, key=math.prod)):
+        session = _open(shown)
+        inputs = [one.name for one in session.get_inputs()]
+        return tuple(
+            _run(session, size, inputs, names, tainted, graph.outputs[0].name) for size in sizes
+        )
+
+
+@contextlib.contextmanager
+def _bounded(size: Size) -> Iterator[None]:
+    """Bound the memory that a graph may take at a size: a few bytes of it can ask for any amount.
+
+    Raises:
+        HubError: it asks for more.
+    """
+    most = LEAST_BYTES + BYTES_PER_PIXEL * math.prod(size)
+    try:
+        with bound_memory(most):
+            yield
+    except MemoryError as error:
+        raise HubError(
+            f"the model takes more than {most >> 20} MiB at {size[1]}x{size[0]}, which no RIFE "
+            "does; export it again, with height and width open"
+        ) from error
 
 
 def _run(
@@ -150,16 +177,25 @@ def _run(
     output: str,
 ) -> Observation:
     feed = make_inputs(size, inputs)
+    made = dict(zip(names, _try_run(session, names, feed, size), strict=True))
+    shapes = {name: tuple(array.shape) for name, array in {**feed, **made}.items()}
+    values = {name: array for name, array in {**feed, **made}.items() if name not in tainted}
+    return Observation(size, shapes, values, made[output], feed)
+
+
+def _try_run(
+    session: Any, names: Sequence[str] | None, feed: Mapping[str, np.ndarray], size: Size
+) -> list[np.ndarray]:
     try:
-        made = dict(zip(names, session.run(list(names), feed), strict=True))
+        results: list[np.ndarray] = session.run(names and list(names), feed)
+    except MemoryError:
+        raise
     # onnxruntime's exceptions share no base class but Exception.
     except Exception as error:
         raise HubError(
             f"onnxruntime cannot run the model at {size[1]}x{size[0]}: {_first_line(error)}"
         ) from error
-    shapes = {name: tuple(array.shape) for name, array in {**feed, **made}.items()}
-    values = {name: array for name, array in {**feed, **made}.items() if name not in tainted}
-    return Observation(size, shapes, values, made[output], feed)
+    return results
 
 
 def _open(model: onnx.ModelProto) -> Any:
@@ -173,7 +209,9 @@ def _open(model: onnx.ModelProto) -> Any:
         return ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # as in _run
+    except MemoryError:
+        raise
+    except Exception as error:  # as in _try_run
         raise HubError(f"onnxruntime refuses the model: {_first_line(error)}") from error
 
 
@@ -217,16 +255,19 @@ def compute_part(
     )
     opsets = [one for one in model.opset_import if one.domain == ""]
     part = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
-    result: np.ndarray = _open(part).run([target], {source: value})[0]
+    with _bounded(observation.size):
+        (result,) = _try_run(_open(part), [target], {source: value}, observation.size)
     return result
 
 
 def run_once(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> np.ndarray:
     """What a model gives for values of its inputs; those it does not have are left out."""
-    session = _open(model)
-    own = {one.name for one in session.get_inputs()}
-    result: np.ndarray = session.run(None, {n: one for n, one in feed.items() if n in own})[0]
-    return result
+    planes = (array.shape for array in feed.values() if array.ndim == 4)
+    size = max(((shape[2], shape[3]) for shape in planes), key=math.prod)
+    with _bounded(size):
+        session = _open(model)
+        own = {one.name for one in session.get_inputs()}
+        return _try_run(session, None, {n: one for n, one in feed.items() if n in own}, size)[0]
 
 
 def _first_line(error: Exception) -> str:
