@@ -49,6 +49,12 @@ MAX_REASON_CHARACTERS = 300
 # How many names of a refused pickle are told, and how long a name may be.
 MAX_WISHES = 5
 MAX_GLOBAL_CHARACTERS = 200
+# Those that torch turns into float32.
+FLOATS = (
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64),
+    *(torch.float8_e4m3fn, torch.float8_e5m2),
+)
+FLOAT32_BYTES = 4
 # What the pickle of a state dict names.
 TENSOR_GLOBALS = ("torch.", "collections.OrderedDict")
 
@@ -282,9 +288,19 @@ def _unwrap(path: Path, content: object) -> State:
 def _check_tensor(path: Path, name: object, tensor: object) -> None:
     if not isinstance(name, str):
         raise CheckpointError(f"{path}: a key is of {type(name).__name__}; names are accepted")
-    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(
+            f"{path}: the key {name[:MAX_GLOBAL_CHARACTERS]!r} is no text that UTF-8 can write; "
+            "names are accepted"
+        ) from error
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype not in FLOATS:
         kind = getattr(tensor, "dtype", type(tensor).__name__)
-        raise CheckpointError(f"{path}: {name!r} is {kind}; tensors of floats are accepted")
+        accepted = ", ".join(str(one).removeprefix("torch.") for one in FLOATS)
+        raise CheckpointError(
+            f"{path}: {name!r} is {kind}; tensors of floats are accepted: {accepted}"
+        )
     if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise CheckpointError(
             f"{path}: {name!r} is a tensor of {tensor.layout} on {tensor.device}; plain tensors "
@@ -293,7 +309,10 @@ def _check_tensor(path: Path, name: object, tensor: object) -> None:
 
 
 def _check_claims(path: Path, state: State) -> None:
-    """Refuse tensors with more numbers than the file has bytes: one number repeated, or shared."""
+    """Refuse tensors with more numbers than the file has bytes: one number repeated, or shared.
+
+    And those that take more memory than a file may have bytes, once they are float32.
+    """
     claimed = sum(tensor.numel() for tensor in state.values())
     size = path.stat().st_size
     if claimed > size:
@@ -301,6 +320,10 @@ def _check_claims(path: Path, state: State) -> None:
         raise CheckpointError(
             f"{path}: its tensors claim {claimed} numbers, {largest!r} most of them, and the file "
             f"has {size} bytes"
+        )
+    if claimed > MAX_BYTES // FLOAT32_BYTES:
+        raise CheckpointError(
+            f"{path}: {claimed} numbers; at most {MAX_BYTES // FLOAT32_BYTES} are read"
         )
 
 

@@ -20,6 +20,9 @@ MAX_OPCODES = 2_000_000
 # Before zip archives torch wrote a magic number, a version, the machine, the content and its keys.
 # Source: torch/serialization.py, `_legacy_save`.
 LEGACY_PICKLES = 5
+# What torch's archives call their pickle. miniz, which torch unpacks with, takes names in any case.
+# Source: caffe2/serialize/inline_container.cc, `getRecordID`.
+PICKLE = "data.pkl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +66,20 @@ def _list_opcodes(path: Path) -> Iterator[tuple[str, Any]]:
             for _ in range(LEGACY_PICKLES):
                 yield from ((one.name, argument) for one, argument, _ in pickletools.genops(file))
             return
-        with zipfile.ZipFile(file) as archive:
-            for name in archive.namelist():
-                if name.endswith("data.pkl"):
-                    with archive.open(name) as entry:
-                        found = pickletools.genops(entry)
-                        yield from ((one.name, argument) for one, argument, _ in found)
+        with zipfile.ZipFile(file) as archive, archive.open(_find_pickle(archive)) as entry:
+            yield from ((one.name, argument) for one, argument, _ in pickletools.genops(entry))
+
+
+def _find_pickle(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    """The one pickle that torch can take for the content of its archive.
+
+    Raises:
+        ValueError: another reader may find another one.
+    """
+    entries = archive.infolist()
+    if archive.comment or min((entry.header_offset for entry in entries), default=0):
+        raise ValueError("an archive with something before its first entry or after its list")
+    found = [entry for entry in entries if entry.filename.lower().endswith(PICKLE)]
+    if len(found) != 1:
+        raise ValueError(f"an archive with {len(found)} entries called {PICKLE}; one is accepted")
+    return found[0]

@@ -68,7 +68,7 @@ def test_safetensors_are_read(tmp_path: Path, prefix: str) -> None:
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e5m2])
 def test_every_float_becomes_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     path = tmp_path / "flownet.pkl"
     state = {name: tensor.to(dtype) for name, tensor in _make_state().items()}
@@ -121,6 +121,14 @@ def test_a_pickle_of_something_else_is_refused_with_its_name(
         (torch.ones(1), "holds a Tensor"),
         ({"a": torch.ones(1), "b": 3}, "'b' is int"),
         ({"a": torch.ones(1, dtype=torch.int64)}, r"'a' is torch\.int64"),
+        (
+            {"a": torch.ones(2, dtype=torch.complex64)},
+            r"'a' is torch\.complex64.*: float32, float16",
+        ),
+        (
+            {"a": torch.ones(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)},
+            r"'a' is torch\.float4_e2m1fn_x2; tensors of floats are accepted: float32, float16",
+        ),
         ({"a": torch.tensor([1.0, float("nan")]), "b": torch.ones(1)}, "NaN or infinite.*: a$"),
         ({"a": torch.tensor(float("inf"))}, "NaN or infinite"),
         ({"module.a": torch.ones(1), "a": torch.ones(1)}, "with and without 'module.'.*: a;"),

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from surgery.errors import CheckpointError
-from surgery.sources import scan_pickle
+from surgery.sources import checkpoint, scan_pickle
 from surgery.sources.checkpoint import MAX_BYTES, read_checkpoint
 
 CANARY = "ran-it"
@@ -154,6 +154,32 @@ def _blow_up(entries: dict[str, bytes]) -> None:
     entries[_find(entries, "data/0")] = bytes(200 * 2**20)
 
 
+# Its name keeps torch's regular expressions busy for seconds, and a longer one for minutes.
+_SLOW = _finish(b"ctorch._ut" + b"]" * 4000 + b"\nname\n")
+
+
+def _capitalise(entries: dict[str, bytes]) -> None:
+    name = _find(entries, "data.pkl")
+    entries.pop(name)
+    entries[name.replace("data.pkl", "DATA.PKL")] = _SLOW
+
+
+def _add_second(entries: dict[str, bytes]) -> None:
+    entries["other/DATA.pkl"] = _SLOW
+
+
+def _drop_pickle(entries: dict[str, bytes]) -> None:
+    entries.pop(_find(entries, "data.pkl"))
+
+
+def _comment() -> bytes:
+    """A second list of entries behind the first; which one is read depends on who reads."""
+    file = io.BytesIO(_repack(lambda entries: None))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.comment = _repack(lambda entries: None)
+    return file.getvalue()
+
+
 def _make_tar() -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
@@ -188,6 +214,24 @@ LYING: Mapping[str, tuple[str, Callable[[], bytes]]] = {
     ),
     "a path that climbs out": ("no checkpoint", lambda: _repack(_climb)),
     "a tar that climbs out": ("no checkpoint|refused", _make_tar),
+    "a pickle in capitals": (
+        r"\(4014 letters\)",
+        lambda: _repack(_capitalise),
+    ),
+    "two pickles": (
+        "2 entries called data.pkl",
+        lambda: _repack(_add_second),
+    ),
+    "no pickle": ("0 entries called data.pkl", lambda: _repack(_drop_pickle)),
+    "an archive behind an archive": (
+        "before its first entry",
+        lambda: 2 * _repack(lambda entries: None),
+    ),
+    "an archive in the comment of an archive": ("after its list", _comment),
+    "a key that no text can hold": (
+        r"the key '\\udc80' is no text",
+        lambda: _save({"\udc80": torch.ones(1)}),
+    ),
     "tuples in tuples": (
         "holds a tuple",
         lambda: _repack(_replace_pickle(PROTOCOL + b"(" * 200_000 + b"t" * 200_000 + b".")),
@@ -255,6 +299,16 @@ def test_the_checkpoint_that_was_changed_is_a_good_one(path: Path) -> None:
 def test_a_key_that_is_no_name_is_refused(path: Path) -> None:
     torch.save({3: torch.ones(1)}, path)
     with pytest.raises(CheckpointError, match="a key is of int; names are accepted"):
+        read_checkpoint(path)
+
+
+def test_more_numbers_than_fit_as_float32_are_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"a": torch.ones(4000, dtype=torch.float16)}, path)
+    assert read_checkpoint(path)["a"].numel() == 4000
+    monkeypatch.setattr(checkpoint, "MAX_BYTES", 15_999)
+    with pytest.raises(CheckpointError, match="4000 numbers; at most 3999 are read"):
         read_checkpoint(path)
 
 
