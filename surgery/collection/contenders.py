@@ -32,7 +32,8 @@ from surgery.sources.open_donor import RANDOM, Weights, open_donor
 if TYPE_CHECKING:
     from surgery.sources.open_donor import OpenDonor
 
-_SEED = re.compile(RANDOM.format(r"(-?\d+)"))
+# No longer than torch's own numbers: Python refuses to read thousands of digits.
+_SEED = re.compile(RANDOM.format(r"(-?\d{1,18})"))
 _STAGES = ", both stages"
 
 

@@ -32,6 +32,8 @@ SLICE_EVENLY = -233
 PAD_SAME_UPPER = -233
 PAD_SAME_LOWER = -234
 RESHAPE_ABSENT = -233
+# crop.cpp and pooling.cpp.
+ALL_OF_IT = -233
 SCALE_FROM_INPUT = -233
 RESHAPE_KEEP = 0
 RESHAPE_INFER = -1
@@ -259,6 +261,15 @@ class PoolingType(enum.IntEnum):
 
     MAX = 0
     AVERAGE = 1
+
+
+class PoolingPadMode(enum.IntEnum):
+    """Of a last window that is not full: fill it up, drop it, or pad as TensorFlow does."""
+
+    FULL = 0
+    VALID = 1
+    SAME_UPPER = 2
+    SAME_LOWER = 3
 
 
 class PixelShuffleMode(enum.IntEnum):

@@ -27,12 +27,8 @@ OneRule = Callable[[Params, Shape], Shape]
 V4_CHANNELS: Mapping[str, int] = {"in0": 3, "in1": 3, "in2": 1}
 # Both sides of the frame that stands for all frames: any padding that RIFE knows divides it.
 NOMINAL_SIZE = 1024
-# crop.cpp and pooling.cpp take this value for "all of it".
-ALL_OF_IT = -233
-# A Scale with this count takes its factors from a second input (scale.cpp).
-SCALE_FROM_INPUT = -233
-# `pad_mode` of Pooling (pooling.cpp): fill the last window up, drop it, or pad as TensorFlow does.
-POOLING_FULL, POOLING_VALID, POOLING_SAME_UPPER, POOLING_SAME_LOWER = range(4)
+# ncnn counts the numbers along an axis in an int (mat.h).
+LONGEST_AXIS = 2**31 - 1
 
 
 def infer_shapes(graph: NcnnGraph, width: int, height: int) -> dict[str, Shape]:
@@ -95,8 +91,11 @@ def _infer_layer(
     found = rule(layer, [shapes[blob] for blob in layer.inputs])
     if len(found) != len(layer.outputs):
         raise FormatError(f"{len(layer.outputs)} outputs; {len(found)} are expected")
-    if any(size < 1 for shape in found for size in shape):
-        raise FormatError(f"makes the shape {list(found)}; every axis must be at least 1")
+    if not all(1 <= size <= LONGEST_AXIS for shape in found for size in shape):
+        raise FormatError(
+            f"makes the shape {list(found)}; every axis must be at least 1 and at most "
+            f"{LONGEST_AXIS}"
+        )
     return found
 
 
@@ -130,7 +129,7 @@ def _split(layer: Layer, shapes: Sequence[Shape]) -> Sequence[Shape]:
 
 def _scale(layer: Layer, shapes: Sequence[Shape]) -> Sequence[Shape]:
     count = read_int(layer.params, layers.Scale.SCALE_COUNT)
-    if count not in (SCALE_FROM_INPUT, shapes[0][0]):
+    if count not in (layers.SCALE_FROM_INPUT, shapes[0][0]):
         raise FormatError(f"{count} scales for {shapes[0][0]} channels")
     return shapes[:1]
 
@@ -215,8 +214,8 @@ def _crop(params: Params, shape: Shape) -> Shape:
 
 def _crop_axis(start: int, end: int, size: int) -> int:
     """How much is left of an axis; unlike Python, ncnn takes an end of 0 for the axis's own."""
-    start = 0 if start == ALL_OF_IT else start
-    end = size if end == ALL_OF_IT else end
+    start = 0 if start == layers.ALL_OF_IT else start
+    end = size if end == layers.ALL_OF_IT else end
     return min(size, end if end > 0 else size + end) - (start if start >= 0 else size + start)
 
 
@@ -232,7 +231,7 @@ def _crop_by_offsets(params: Params, shape: Shape) -> Shape:
     for name, size in zip(AXIS_NAMES[len(shape)], shape, strict=True):
         before, after, wanted = (read_int(params, param) for param in every[name])
         left = size - before - after
-        cut.append(left if wanted == ALL_OF_IT else min(wanted, left))
+        cut.append(left if wanted == layers.ALL_OF_IT else min(wanted, left))
     return tuple(cut)
 
 
@@ -337,7 +336,7 @@ def _pooling(params: Params, shape: Shape) -> Shape:
     if read_int(params, ids.ADAPTIVE_POOLING):
         wanted = read_int(params, ids.OUT_H), read_int(params, ids.OUT_W)
         rows, columns = (
-            size if target == ALL_OF_IT else target
+            size if target == layers.ALL_OF_IT else target
             for size, target in zip((height, width), wanted, strict=True)
         )
         return channels, rows, columns
@@ -353,12 +352,13 @@ def _pooling(params: Params, shape: Shape) -> Shape:
 
 
 def _pool(size: int, window: int, stride: int, mode: int, pads: Sequence[int]) -> int:
-    if not POOLING_FULL <= mode <= POOLING_SAME_LOWER or stride < 1:
+    modes = layers.PoolingPadMode
+    if mode not in tuple(modes) or stride < 1:
         raise FormatError(f"padding mode {mode} with a stride of {stride}")
-    if mode == POOLING_FULL:
+    if mode == modes.FULL:
         # A last, incomplete window is filled up.
         return -((window - size - pads[0] - pads[1]) // stride) + 1
-    if mode == POOLING_VALID:
+    if mode == modes.VALID:
         return (size + pads[0] + pads[1] - window) // stride + 1
     return (size - 1) // stride + 1
 
@@ -393,7 +393,13 @@ def _interp(layer: Layer, shapes: Sequence[Shape]) -> Sequence[Shape]:
 
 def _stretch(size: int, factor: float) -> int:
     """interp.cpp multiplies in float and cuts the fraction off."""
-    return int(np.float32(size) * np.float32(factor))
+    with np.errstate(over="ignore", invalid="ignore"):
+        stretched = np.float32(size) * np.float32(factor)
+    if not abs(stretched) <= LONGEST_AXIS:  # it may be no number
+        raise FormatError(
+            f"stretches {size} by {factor:g}; {LONGEST_AXIS} is the most there can be"
+        )
+    return int(stretched)
 
 
 def _pixel_shuffle(params: Params, shape: Shape) -> Shape:

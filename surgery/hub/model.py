@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ IR_VERSION = 10
 KEY_PREFIX = "surgery."
 # The strongest reduction that any scale list asks for is 512; frames are padded to this in memory.
 MAX_PADDING = 4096
+SCALES = f"numbers above 0 and up to {MAX_PADDING}"
 V4_INPUTS = {"in0": 3, "in1": 3, "in2": 1}
 V4_OUTPUT = "out0"
 # What a model may say of its timesteps, and the only ones it knows; none for any.
@@ -128,6 +129,24 @@ class HubMetadata:
         return cls(**values)
 
 
+def is_scale(value: object) -> bool:
+    """Whether a value can stand in a scale list: a number, finite, and no stronger than padding."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 < value <= MAX_PADDING  # type: ignore[operator]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+# What the lists among the metadata hold.
+ITEMS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "scale_list": (is_scale, SCALES),
+    "baked": (_is_text, "texts"),
+    "tools": (_is_text, "texts"),
+}
+
+
 def _read_property(name: str, text: str, default: object) -> object:
     if isinstance(default, str):
         return text
@@ -139,6 +158,11 @@ def _read_property(name: str, text: str, default: object) -> object:
     if isinstance(default, tuple):
         if not isinstance(value, list):
             raise HubError(f"metadata 'surgery.{name}' is {text!r}; a JSON list is expected")
+        accepts, what = ITEMS[name]
+        if not all(map(accepts, value)):
+            raise HubError(
+                f"metadata 'surgery.{name}' is {text[:40]!r}; a JSON list of {what} is expected"
+            )
         return tuple(value)
     if type(value) is not type(default):  # isinstance would take true for an int
         raise HubError(

@@ -20,7 +20,7 @@ from surgery.formats import ncnn_layers
 from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_model
 from surgery.formats.ncnn_param import NcnnGraph
 from surgery.hub import networks
-from surgery.hub.model import MAX_PADDING, TIMESTEPS, HubModel, from_onnx
+from surgery.hub.model import MAX_PADDING, SCALES, TIMESTEPS, HubModel, from_onnx, is_scale
 from surgery.hub.verify import read_hub
 from surgery.kernel_library import has_kernel
 from surgery.passes import pipeline
@@ -417,6 +417,12 @@ def _check_facts(path: Path, facts: dict[str, Any]) -> None:
                 f"{path}: {name} is {repr(value)[:40]}; a whole number from 1 to {MAX_PADDING} is "
                 "expected; delete the file, or convert again"
             )
+    scales = facts.get("model", {}).get("scale_list", [])
+    if not isinstance(scales, list) or not all(map(is_scale, scales)):
+        raise FormatError(
+            f"{path}: scale_list is {repr(scales)[:40]}; a list of {SCALES} is expected; delete "
+            "the file, or convert again"
+        )
     timestep = facts.get("model", {}).get("timestep", "plane")
     if timestep not in tuple(TIMESTEPS):  # it may be a list
         raise FormatError(
@@ -437,13 +443,12 @@ def guess_padding(graph: NcnnGraph) -> int:
         if layer.type == "Interp"
     ]
     smallest = min([scale for scale in scales if scale > 0], default=1.0)
-    padding = max(32, round(BLOCK_STRIDE / smallest))
-    if padding > MAX_PADDING:
+    if smallest * MAX_PADDING < BLOCK_STRIDE:
         raise FormatError(
-            f"an Interp reduces by {smallest:g}, which takes frames padded to {padding}; at most "
-            f"{MAX_PADDING} is accepted"
+            f"an Interp reduces by {smallest:g}; {BLOCK_STRIDE / MAX_PADDING:g} or more is "
+            f"accepted, which takes frames padded to {MAX_PADDING}"
         )
-    return padding
+    return max(32, round(BLOCK_STRIDE / smallest))
 
 
 def open_file_form(path: Path) -> Form | None:

@@ -196,6 +196,19 @@ def test_a_model_without_a_donor_takes_part_alone(shelf: Path, tmp_path: Path) -
     assert "give them with --weights" in pair(folder).note
 
 
+@pytest.mark.parametrize("scales", [["a"], [0], [[1]], 5, [10**400]])
+def test_a_folder_that_lies_of_its_scales_is_refused(
+    shelf: Path, tmp_path: Path, scales: object
+) -> None:
+    folder = tmp_path / "rife-v4"
+    shutil.copytree(shelf / "rife-v4-fp32", folder)
+    facts = json.loads((folder / "surgery.json").read_text())
+    facts["model"]["scale_list"] = scales
+    (folder / "surgery.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(FormatError, match=r"scale_list is .* is expected; delete the file"):
+        pair(folder)
+
+
 def test_weights_go_to_the_models_that_were_made_of_them(
     shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

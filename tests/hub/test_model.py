@@ -131,6 +131,10 @@ class TestMetadata:
             ("padding", '"32"', "JSON of type int"),
             ("padding", "true", "JSON of type int"),
             ("scale_list", "8", "a JSON list is expected"),
+            ("scale_list", '["a"]', "a JSON list of numbers above 0"),
+            ("scale_list", "[0]", "a JSON list of numbers above 0"),
+            ("scale_list", "[1e999]", "a JSON list of numbers above 0"),
+            ("baked", "[1]", "a JSON list of texts"),
             ("ensemble", "1", "JSON of type bool"),
         ],
     )
