@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from surgery.engines.child import measure_peak_bytes
 from surgery.errors import FormatError
 
 TOOLS = Path(__file__).parents[2] / "tools"
 # What a test run has time for; the command feeds 100,000.
 INPUTS = 600
+LITTLE = 256 * 2**20
 SEED = 20
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and limits are Linux's")
@@ -98,8 +100,17 @@ def _run(path: Path) -> None:
     os.system("true")
 
 
+_ALLOCATED = list[int]()
+
+
 def _allocate(path: Path) -> None:
-    bytearray(4 * 2**30)
+    """Take more than is allowed, once, and call it a broken file if that fails."""
+    if not _ALLOCATED:
+        _ALLOCATED.append(1)
+        try:
+            b"x" * (2 * LITTLE)
+        except MemoryError:
+            raise FormatError("too large") from None
 
 
 def _burn(path: Path) -> None:
@@ -126,7 +137,6 @@ def _feed(kinds: Any, reader: Callable[[Path], None], numbers: range = range(1))
         (_leave, "it left half"),
         (_leave_temporary, "it left left-in-the-current-folder"),
         (_run, "it did os.system"),
-        (_allocate, "MemoryError at test_fuzz.py"),
     ],
 )
 def test_a_reader_at_fault_is_found(
@@ -135,6 +145,19 @@ def test_a_reader_at_fault_is_found(
     (outcome,) = _feed(kinds, reader)
     assert outcome.is_fault
     assert outcome.verdict.startswith(verdict)
+
+
+def test_a_reader_that_takes_much_memory_is_found_even_if_it_calls_that_a_refusal(
+    kinds: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from checks import fuzz_watch
+
+    most = (measure_peak_bytes() or 0) + LITTLE
+    monkeypatch.setattr(fuzz_watch, "MOST_BYTES", most)
+    greedy, next_ = _feed(kinds, _allocate, range(2))
+    assert greedy.verdict == f"it took more than {most} bytes"
+    assert next_.verdict == "accepted"
+    assert next_.peak < most < greedy.peak
 
 
 def test_a_reader_that_hangs_is_ended(kinds: Any, monkeypatch: pytest.MonkeyPatch) -> None:

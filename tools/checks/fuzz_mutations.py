@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
@@ -25,6 +26,7 @@ NUMBERS = (
 WORDS = (
     *("", ".", "-", "nan", "-nan", "inf", "1e", "1e999", "-1e-999", "0x10", "1_0", "+5", "1."),
     *("\u0663", "\u00b2", "9" * 40, "9" * 5000, "0." + "1" * 400, "1e" + "9" * 5000, "x" * 300),
+    *("3e38", "-3e38", "1e-45", "3.4e38"),
     *("x" * 70_000, "\0", "\ufeff", "a=b", "0=1", "-23300=2,1", "-23300=4096,1", "0=1,2,", "in0"),
     *("out0", "../../etc/passwd", "/etc/passwd", "%s%n", "\u202e", "\r"),
 )
@@ -41,6 +43,22 @@ OPCODES = (
     *(b"Q", b"\x94" * 50, b"\x85" * 5000, b"h\xff", b"j\xff\xff\xff\xff", b"r\xff\xff\xff\x7f"),
     *(b".", b"0", b"\x80\x05", b"N", b"M\x00\x40", b"J\xff\xff\xff\x7f", b"\x8a\x06\0\0\0\0\0\x01"),
 )
+# What torch may be told that numbers are, as a dtype or as the class of a storage.
+DTYPES = (
+    *(
+        b"float4_e2m1fn_x2",
+        b"float8_e8m0fnu",
+        b"float8_e4m3fn",
+        b"bfloat16",
+        b"complex32",
+        b"int64",
+    ),
+    *(b"quint8", b"bits8", b"bool", b"HalfStorage", b"DoubleStorage", b"QInt8Storage"),
+    *(b"ComplexFloatStorage", b"BoolStorage", b"UntypedStorage"),
+)
+SAFETENSORS_DTYPES = ("F4", "F6_E2M3", "F8_E8M0", "F8_E4M3", "F16", "F64", "C64", "BOOL", "U16")
+# UTF-8 of a half of a character, which Python reads from pickles and cannot write again.
+SURROGATE = "\udc80".encode(errors="surrogatepass")
 EDITS = (1, 1, 1, 2, 4)
 BIGGEST_CHUNK = 64
 
@@ -200,6 +218,11 @@ def _change_value(random: Random, value: Any) -> Any:
         nested,
         {"a": value},
         [value],
+        [[value]],
+        ["a"],
+        [0],
+        [1, 10**400],
+        "\udc80",
         -1,
         0,
         0.5,
@@ -421,11 +444,11 @@ def change_pickle(random: Random, data: bytes) -> bytes:
     """Change the pickle in torch's archive, or the whole of a file that is no archive."""
     entries = _open_archive(data)
     if entries is None:
-        return _change_opcodes(random, data)
+        return _change_steps(random, data)
     name = next((one for one in entries if one.endswith("data.pkl")), None)
     if name is None:
         return data
-    changed = _change_opcodes(random, entries[name])
+    changed = _change_steps(random, entries[name])
     return _close_archive({**entries, name: changed}, zipfile.ZIP_STORED)
 
 
@@ -436,7 +459,15 @@ def change_archive(random: Random, data: bytes) -> bytes:
         return data
     name = random.choice(list(entries))
     content = entries.pop(name)
-    outside = ("../../outside", "/tmp/outside", name.rsplit("/", 1)[-1], "x" * 60_000, name * 2)
+    outside = (
+        name.upper(),
+        name.title(),
+        "../../outside",
+        "/tmp/outside",
+        name.rsplit("/", 1)[-1],
+        "x" * 60_000,
+        name * 2,
+    )
     replacement = random.choice(
         (
             {},
@@ -457,9 +488,35 @@ def change_header(random: Random, data: bytes) -> bytes:
     size = int.from_bytes(data[:8], "little")
     if not 0 < size <= len(data):
         return data
-    header = change_json(random, data[8 : 8 + size])
+    header = _change_dtype_word(random, change_json(random, data[8 : 8 + size]))
     claimed = len(header) if random.random() < 0.8 else random.choice(NUMBERS) % 2**64
     return claimed.to_bytes(8, "little") + header + data[8 + size :]
+
+
+def _change_dtype_word(random: Random, header: bytes) -> bytes:
+    """Let the first tensors be of another type, now and then."""
+    if random.random() < 0.8:
+        return header
+    return header.replace(b'"F32"', f'"{random.choice(SAFETENSORS_DTYPES)}"'.encode(), 1)
+
+
+def _change_steps(random: Random, data: bytes) -> bytes:
+    """Change what numbers are, change a name, or do something else."""
+    change = random.choice((_change_dtype, _change_key, _change_opcodes, _change_opcodes))
+    return change(random, data)
+
+
+def _change_dtype(random: Random, data: bytes) -> bytes:
+    """Let numbers be of another type, all of them or the first."""
+    named = b"ctorch\n" + random.choice(DTYPES) + b"\n"
+    count = random.choice((0, 1))
+    return re.sub(rb"ctorch\n(float8_e5m2|\w+Storage)\n", lambda _: named, data, count=count)
+
+
+def _change_key(random: Random, data: bytes) -> bytes:
+    """Put half a character into a name, of which the length stays."""
+    word = random.choice((b"weight", b"bias", b"module", b"block0"))
+    return data.replace(word, SURROGATE + word[len(SURROGATE) :], random.choice((-1, 1)))
 
 
 def _change_opcodes(random: Random, data: bytes) -> bytes:

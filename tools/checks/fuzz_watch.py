@@ -30,6 +30,11 @@ from surgery.errors import SurgeryError
 
 MOST_SECONDS = 10.0
 MOST_BYTES = 2 * 2**30
+# Allocations fail only far beyond that: readers that take any failure for a broken file would hide
+# what they ask for.
+FAILING_PARTS = 3
+# Resets the record of the most memory that a process has held. Source: proc_pid_clear_refs(5).
+CLEAR_REFS, RESET_PEAK = Path("/proc/self/clear_refs"), "5"
 # What a worker of a loaded machine may take beyond that until it counts as hanging for good.
 GRACE_SECONDS = 50.0
 # What no reader of a stranger's file has a reason to do.
@@ -45,7 +50,7 @@ class Outcome:
         number: which input it was.
         verdict: `accepted`, `refused`, or what is wrong with the reader.
         seconds: CPU time that it took, of all threads.
-        peak: the most bytes that the worker has held so far.
+        peak: the most bytes that the worker held meanwhile.
     """
 
     number: int
@@ -167,6 +172,7 @@ def _serve(
     for number in numbers:
         whole, data, random = make_input(kind, name, number, seed)
         ran.clear()
+        CLEAR_REFS.write_text(RESET_PEAK, encoding="ascii")
         start = time.process_time()
         verdict = read_input(kind, whole, data, random, scratch)
         seconds = time.process_time() - start
@@ -188,11 +194,11 @@ def _silence() -> None:
 
 
 def _limit_memory() -> None:
-    """Let an allocation fail that would take the process over its limit."""
+    """Let allocations fail before they take the machine down."""
     sizes = Path("/proc/self/statm").read_text(encoding="ascii").split()
     page = resource.getpagesize()
     mapped, held = int(sizes[0]) * page, int(sizes[1]) * page
-    limit = mapped + MOST_BYTES - held
+    limit = mapped + FAILING_PARTS * MOST_BYTES - held
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
