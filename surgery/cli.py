@@ -199,6 +199,12 @@ def _progress() -> Iterator[Callable[[str], None]]:
         yield lambda message: status.update(f"{escape(message)} ...")
 
 
+def _announce(message: str) -> None:
+    """Say what a person may want while the command runs, and what no output is made of."""
+    if not State.quiet:
+        typer.echo(message, err=True)
+
+
 def _say(message: str) -> None:
     if not State.quiet:
         typer.echo(message)
@@ -623,6 +629,7 @@ def collect(
             shared=shared,
             workers=workers,
             progress=progress,
+            announce=_announce,
         )
     for row in made.rows:
         if row["reason"]:
@@ -690,6 +697,7 @@ def score(
             shared=shared,
             workers=workers,
             progress=progress,
+            announce=_announce,
         )
     _say(f"{found.dataset}: {len(found.clips)} clips, arranged as {found.layout}")
     for one in found.standings:

@@ -59,6 +59,7 @@ def collect(
     shared: bool = False,
     workers: int | None = None,
     progress: Progress = silent,
+    announce: Progress = silent,
 ) -> Collection:
     """Convert and prove every model of a manifest; `output` becomes or stays a release folder.
 
@@ -76,6 +77,7 @@ def collect(
         shared: the scheduler's workers see the same paths; otherwise files are sent along.
         workers: how many to start here; None for as many as cores and memory allow.
         progress: called with one line for each step.
+        announce: called with the address of the scheduler's page, where it has one.
 
     Raises:
         SurgeryError: the manifest is wrong, the folder is no release, or there are no workers.
@@ -92,7 +94,9 @@ def collect(
         progress("counting memory")
         send = scheduler is not None and not shared
         memory = count_conversion([recipe for recipe, _ in waiting])
-        with open_crew(scheduler, workers=workers, memory=memory, progress=progress) as crew:
+        with open_crew(
+            scheduler, workers=workers, memory=memory, progress=progress, announce=announce
+        ) as crew:
             _work(crew, ledger, waiting, send, progress)
     return Collection(output, ledger.list_rows(), ledger.done, release.find_strangers(recipes))
 
@@ -176,8 +180,6 @@ def _work(
     send: bool,
     progress: Progress,
 ) -> None:
-    if crew.dashboard:
-        progress(f"the dashboard is at {crew.dashboard}")
     progress(f"converting {len(waiting)} model(s) on {crew.count_workers()} worker(s)")
     jobs = ledger.list_jobs(waiting, send)
     for number, done in enumerate(crew.run(make_model, jobs), start=1):

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -124,13 +124,11 @@ class Crew:
 
     Attributes:
         address: the scheduler's.
-        dashboard: the address of the scheduler's page; empty where it has none.
     """
 
-    def __init__(self, client: Client, dashboard: str) -> None:
+    def __init__(self, client: Client) -> None:
         """Lead the workers of a connected client."""
         self.address = str(client.scheduler_info()["address"])
-        self.dashboard = dashboard
         self._client = client
 
     def count_workers(self) -> int:
@@ -140,8 +138,8 @@ class Crew:
     def run(self, work: Callable[[T], R], jobs: Iterable[Job[T]]) -> Iterator[Done[T, R]]:
         """Yield what became of every task, as they end.
 
-        `jobs` is read as workers become free, so it may make large payloads one by one. Keys must
-        differ.
+        `jobs` is read as workers become free, so it may make large payloads one by one. One of the
+        same key as another that is under way shares its end.
 
         Raises:
             SurgeryError: the scheduler went away.
@@ -149,32 +147,36 @@ class Crew:
         from distributed import as_completed
 
         waiting = iter(jobs)
-        running: dict[str, Job[T]] = {}
+        running: dict[str, list[Job[T]]] = {}
         # Held here, since the scheduler forgets a task that nobody holds.
         ended: Any = as_completed()
         self._feed(work, waiting, running, ended)
         for future in ended:
-            done = _take(running.pop(future.key), future)
+            same = running.pop(future.key)
+            done = _take(same[0], future)
             future.release()
             # First, so that no worker waits for what the caller does with the result.
             self._feed(work, waiting, running, ended)
-            yield done
+            yield from (replace(done, job=job) for job in same)
 
     def _feed(
         self,
         work: Callable[[T], R],
         waiting: Iterator[Job[T]],
-        running: dict[str, Job[T]],
+        running: dict[str, list[Job[T]]],
         ended: Any,
     ) -> None:
-        room = max(self.count_workers(), 1) - len(running)
-        # The range comes first: zip would otherwise take one job more and drop it.
-        for _, job in zip(range(room), waiting, strict=False):
-            future = self._client.submit(
-                _work, work, job.payload, hash_tools(), key=job.key, retries=RETRIES, pure=True
+        room = max(self.count_workers(), 1)
+        while len(running) < room and (job := next(waiting, None)) is not None:
+            same = running.setdefault(job.key, [])
+            same.append(job)
+            if len(same) > 1:
+                continue
+            ended.add(
+                self._client.submit(
+                    _work, work, job.payload, hash_tools(), key=job.key, retries=RETRIES, pure=True
+                )
             )
-            running[job.key] = job
-            ended.add(future)
 
 
 def _take(job: Job[T], future: Future[_Answer[R]]) -> Done[T, R]:
@@ -208,6 +210,7 @@ def open_crew(
     workers: int | None = None,
     memory: int = 0,
     progress: Progress = silent,
+    announce: Progress = silent,
 ) -> Iterator[Crew]:
     """Yield the workers of a scheduler, or those of a cluster that is started here and ends here.
 
@@ -217,6 +220,8 @@ def open_crew(
         workers: how many to start here; None for as many as cores and memory allow.
         memory: bytes that one task needs at most, to start no more workers than fit.
         progress: called with one line for each step.
+        announce: called with the address of the scheduler's page, where it has one. A step is
+            over when the next begins; the page is there to be looked at for as long as it lasts.
 
     Raises:
         SurgeryError: Dask is not installed, the scheduler does not answer, or has no workers.
@@ -233,7 +238,9 @@ def open_crew(
         else:
             progress(f"connecting to {scheduler}")
             client = stack.enter_context(_connect(scheduler))
-        yield Crew(client, _find_dashboard(client))
+        if dashboard := _find_dashboard(client):
+            announce(f"the dashboard is at {dashboard}")
+        yield Crew(client)
 
 
 def choose_workers(memory: int) -> int:

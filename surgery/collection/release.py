@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 
 from surgery.collection.make_model import Product, describe_options, render_facts
 from surgery.collection.plan import Recipe
+from surgery.collection.read_record import read_record
 from surgery.errors import OutputExists
 from surgery.output import new_folder, write_file_atomically
 from surgery.versions import describe_versions
@@ -68,11 +68,17 @@ class Release:
 
     def _read_record(self, recipe: Recipe) -> dict[str, Any] | None:
         """The record of a model; None where there is none, or where it tells of other files."""
-        path = self._locate_record(recipe.name)
-        if not path.is_file():
+        record: dict[str, Any] | None = read_record(self._locate_record(recipe.name))
+        try:
+            is_whole = record is not None and self._is_record(record)
+        except (KeyError, TypeError, AttributeError):
+            # JSON, but none that was written here.
             return None
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return record if self._is_whole(record["row"], record.get("proof_sha256", "")) else None
+        return record if is_whole else None
+
+    def _is_record(self, record: dict[str, Any]) -> bool:
+        is_ours = isinstance(record["key"], str) and isinstance(record["row"]["reason"], str)
+        return is_ours and self._is_whole(record["row"], record["proof_sha256"])
 
     def _is_whole(self, row: Row, proof: str) -> bool:
         """Whether the files that a row tells of are there, and nobody has changed them."""

@@ -25,6 +25,7 @@ from surgery.collection.datasets import (
 from surgery.collection.measure_clips import Figure, Measured, Trial, measure_clips, run_clips
 from surgery.collection.memory import count_folder
 from surgery.collection.plan import hash_file
+from surgery.collection.read_record import read_record
 from surgery.collection.tally import ClipName, Figures, Score, add_up
 from surgery.engines.frames import to_8bit
 from surgery.errors import OutputExists, SurgeryError
@@ -75,6 +76,7 @@ def score(
     shared: bool = False,
     workers: int | None = None,
     progress: Progress = silent,
+    announce: Progress = silent,
 ) -> Score:
     """Measure models in ncnn, and their donors in torch, on frames that are known.
 
@@ -98,6 +100,7 @@ def score(
         shared: the scheduler's workers see the same paths; otherwise files are sent along.
         workers: how many to start here; None for as many as cores and memory allow.
         progress: called with one line for each step.
+        announce: called with the address of the scheduler's page, where it has one.
 
     Raises:
         SurgeryError: a folder is no model, the dataset is none, or there are no workers.
@@ -119,7 +122,9 @@ def score(
     ]
     contest = _Contest(opened, _tell_apart(pairings), results, send, progress)
     memory = count_memory(pairings, opened)
-    with open_crew(scheduler, workers=workers, memory=memory, progress=progress) as crew:
+    with open_crew(
+        scheduler, workers=workers, memory=memory, progress=progress, announce=announce
+    ) as crew:
         found = contest.run(crew)
         if output is not None:
             facts = json.dumps(found.to_facts(), indent=1) + "\n"
@@ -171,10 +176,14 @@ class _Results:
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def find(self, key: str) -> list[list[Figure]] | None:
-        if self._folder is None or not (self._folder / f"{key}.json").is_file():
+        listed = None if self._folder is None else read_record(self._folder / f"{key}.json")
+        if listed is None:
             return None
-        listed = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
-        return [[Figure(*one) for one in clip] for clip in listed]
+        try:
+            return [[Figure(*map(float, one)) for one in clip] for clip in listed]
+        except (TypeError, ValueError):
+            # JSON, but none that was written here.
+            return None
 
     def keep(self, key: str, figures: Figures) -> None:
         if self._folder is not None:
@@ -207,8 +216,6 @@ class _Contest:
         self._faults: dict[str, str] = {}
 
     def run(self, crew: Crew) -> Score:
-        if crew.dashboard:
-            self._progress(f"the dashboard is at {crew.dashboard}")
         for count, done in enumerate(crew.run(_measure_part, self._list_jobs()), start=1):
             self._note(done)
             self._progress(f"{count} trials measured, {done.job.label} last")

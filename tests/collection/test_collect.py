@@ -16,6 +16,7 @@ from surgery.cli import app
 from surgery.collection.collect import Collection, collect
 from surgery.collection.crew import Crew
 from surgery.errors import SurgeryError
+from surgery.progress import Progress
 
 Writer = Callable[[Path, int], None]
 
@@ -174,6 +175,19 @@ def test_the_command_tells_what_there_is_and_fails_for_what_there_is_not(
     assert result.exit_code == 1
     assert "rife-v4-missing: refused: weights no.pkl: no such file" in result.output
     assert "2 made, 1 refused; 0 of them worked on now" in result.output
+
+
+def test_the_command_announces_the_dashboard_beside_what_it_puts_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def announce_alone(*paths: Path, announce: Progress, **options: object) -> Collection:
+        announce("the dashboard is at http://host:8787/status")
+        return Collection(tmp_path, [], [], [])
+
+    monkeypatch.setattr("surgery.collection.collect.collect", announce_alone)
+    result = CliRunner().invoke(app, ["collect", "models.toml", "-o", str(tmp_path)])
+    assert result.stderr == "the dashboard is at http://host:8787/status\n"
+    assert "dashboard" not in result.stdout
 
 
 def test_a_folder_of_something_else_is_left_alone(folder: Path) -> None:

@@ -92,6 +92,25 @@ def test_results_come_back_with_their_jobs(crew: Crew) -> None:
     assert results == {str(number): 2 * number for number in range(7)}
 
 
+def test_jobs_of_one_key_share_its_end(crew: Crew) -> None:
+    # Two at once, and one when they may have ended.
+    keys = ["same", "same", "other", "same"]
+    jobs = [Job(key, str(index), 3) for index, key in enumerate(keys)]
+    found = [(done.job.label, done.result) for done in crew.run(_double, jobs)]
+    assert sorted(found) == [(str(index), 6) for index in range(4)]
+
+
+def test_the_page_of_the_scheduler_is_announced_where_there_is_one(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    for page in ("http://host:8787/status", ""):
+        monkeypatch.setattr(crews, "_find_dashboard", lambda client, page=page: page)
+        with open_crew(crew.address, announce=said.append):
+            pass
+    assert said == ["the dashboard is at http://host:8787/status"]
+
+
 def test_jobs_are_asked_for_as_workers_become_free(crew: Crew) -> None:
     asked = 0
 

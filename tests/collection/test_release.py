@@ -79,6 +79,17 @@ def test_a_file_that_is_gone_or_changed_makes_a_model_undone(tmp_path: Path, nam
     assert release.find_row(RECIPE, "key") is None
 
 
+@pytest.mark.parametrize("text", ["", '{"key": "key", "ro', "null", "[]", '{"key": "key"}', "\0\0"])
+def test_a_torn_record_is_taken_for_none(tmp_path: Path, text: str) -> None:
+    release = Release(tmp_path / "release")
+    release.store(RECIPE, "key", _make_product())
+    (release.folder / ".records" / "rife-v4.6.json").write_text(text, encoding="utf-8")
+    assert release.find_row(RECIPE, "key") is None
+    assert release.keep(RECIPE, "failed", "no such drive")["status"] == "failed"
+    row = release.store(RECIPE, "key", _make_product())
+    assert release.find_row(RECIPE, "key") == row
+
+
 def test_a_model_that_is_half_replaced_has_no_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

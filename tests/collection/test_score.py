@@ -29,7 +29,7 @@ from surgery.collection.measure_clips import (
     measure_frame,
 )
 from surgery.collection.memory import count_folder
-from surgery.collection.score import TRIAL_PIXELS, cut_trials, make_key, pack_clip, score
+from surgery.collection.score import TRIAL_PIXELS, _Results, cut_trials, make_key, pack_clip, score
 from surgery.collection.tally import ClipName, Score, add_up
 from surgery.conversion import convert
 from surgery.engines import Sample
@@ -144,7 +144,41 @@ def test_a_second_run_measures_nothing(
     assert [one.total for one in again.standings] == [one.total for one in found.standings[:2]]
 
 
-def test_the_command_shows_every_contender(shelf: Path, found: Score, crew: Crew) -> None:
+@pytest.mark.parametrize("text", ["", "[[[0.5, 30", "null", "[[[0.5]]]", "7"])
+def test_a_torn_result_is_taken_for_none(tmp_path: Path, text: str) -> None:
+    results = _Results(tmp_path / "scores")
+    figures = [[Figure(0.5, 30.0, 0.9)], []]
+    results.keep("key", figures)
+    assert results.find("key") == figures
+    (tmp_path / "scores" / ".results" / "key.json").write_text(text, encoding="utf-8")
+    assert results.find("key") is None
+    assert results.find("other key") is None
+
+
+def test_clips_of_the_same_content_are_each_measured(
+    tmp_path: Path, crew: Crew, write_tiny_model: Callable[[Path, int], None], shelf: Path
+) -> None:
+    write_tiny_model(tmp_path / "rife-v4", 3)
+    shutil.copytree(shelf / "vimeo", tmp_path / "vimeo")
+    (tmp_path / "vimeo" / "tri_testlist.txt").write_text("00001/0001\n" * 3, encoding="utf-8")
+    # Clips of so many pixels are a task each; equal ones are equal tasks.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("surgery.collection.score.TRIAL_PIXELS", 1)
+        found = score(
+            [tmp_path / "rife-v4"], tmp_path / "vimeo", scheduler=crew.address, shared=True
+        )
+    (standing,) = found.standings
+    assert standing.total is not None
+    assert standing.total.frames == 3
+    first, *others = found.figures[standing.key]
+    assert others == [first, first]
+
+
+def test_the_command_shows_every_contender(
+    shelf: Path, found: Score, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "http://host:8787/status"
+    monkeypatch.setattr("surgery.collection.crew._find_dashboard", lambda client: page)
     arguments = ["score", shelf / "rife-v4-fp32", "--dataset", shelf / "vimeo"]
     arguments += ["-o", shelf / "scores", "--scheduler", crew.address]
     result = CliRunner().invoke(app, [str(one) for one in arguments])
@@ -153,6 +187,11 @@ def test_the_command_shows_every_contender(shelf: Path, found: Score, crew: Crew
     assert f"torch: {DONOR}, random, seed 1: PSNR" in result.output
     assert "rife-v4-fp32: PSNR" in result.output
     assert "against its donor" in result.output
+    # Not on a line that the next step overwrites, and not in what the command puts out.
+    assert result.stderr == f"the dashboard is at {page}\n"
+    assert page not in result.stdout
+    quiet = CliRunner().invoke(app, ["-q", *map(str, arguments)])
+    assert (quiet.exit_code, quiet.output) == (0, "")
 
 
 def test_a_folder_that_holds_no_scores_is_left_alone(shelf: Path) -> None:

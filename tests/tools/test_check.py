@@ -53,6 +53,19 @@ def test_a_kept_result_is_not_measured_again(resume: Any, tmp_path: Path) -> Non
     assert calls == ["4.6"]
 
 
+@pytest.mark.parametrize("text", ["", '{"key": "', "null", "[]"])
+def test_a_torn_result_is_measured_again(resume: Any, tmp_path: Path, text: str) -> None:
+    case = resume.Case("4.6", {})
+    resume.run_cases([case], lambda _: {"n": 1}, _arguments(tmp_path))
+    (tmp_path / "conversions" / "4.6.json").write_text(text, encoding="utf-8")
+    for _ in range(2):
+        assert resume.run_cases([case], lambda _: {"n": 2}, _arguments(tmp_path)) == {
+            "4.6": {"n": 2}
+        }
+    # It was measured once: what is kept now is whole.
+    assert resume.run_cases([case], pytest.fail, _arguments(tmp_path)) == {"4.6": {"n": 2}}
+
+
 def test_other_settings_and_other_sources_make_a_result_stale(
     resume: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from surgery.collection.read_record import read_record
 from surgery.errors import KernelMissing
 from surgery.kernel_library import ops_library
 from surgery.output import write_file_atomically
@@ -91,10 +92,10 @@ def _measure(case: Case, measure: Callable[[Case], Result]) -> Result:
 
 
 def _read_kept(path: Path, key: str) -> Result | None:
-    if not path.is_file():
+    record = read_record(path)
+    if not isinstance(record, dict) or record.get("key") != key:
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    result: Result | None = record["result"] if record["key"] == key else None
+    result: Result | None = record.get("result")
     return result
 
 
