@@ -17,6 +17,10 @@ from typer.core import TyperCommand
 from surgery.errors import SurgeryError
 
 if TYPE_CHECKING:
+    import logging
+
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+
     from surgery.diagnosis.examine import Examination
     from surgery.doors import CheckUp
     from surgery.hub.model import HubMetadata
@@ -179,6 +183,8 @@ def _start_log() -> None:
 
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("surgery").setLevel(logging.INFO if State.verbose == 1 else logging.DEBUG)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_make_printable)
 
 
 @contextmanager
@@ -196,7 +202,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
     from rich.markup import escape
 
     with Console(stderr=True).status("starting") as status:
-        yield lambda message: status.update(f"{escape(message)} ...")
+        yield lambda message: status.update(f"{escape(_printable(message))} ...")
 
 
 def _announce(message: str) -> None:
@@ -207,7 +213,33 @@ def _announce(message: str) -> None:
 
 def _say(message: str) -> None:
     if not State.quiet:
-        typer.echo(message)
+        typer.echo(_printable(message))
+
+
+def _make_printable(record: logging.LogRecord) -> bool:
+    """Let a handler write a record whatever names it tells."""
+    record.msg, record.args = _printable(record.getMessage()), None
+    return True
+
+
+def _printable(text: str) -> str:
+    """A text without what terminals obey: names in files that strangers made may hold it."""
+    return "".join(
+        one if one.isprintable() or one == "\n" else repr(one).strip("'") for one in text
+    )
+
+
+class _Printable:
+    """A table whose cells hold nothing that terminals obey."""
+
+    def __init__(self, shown: RenderableType) -> None:
+        self._shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.segment import Segment
+
+        for text, style, control in console.render(self._shown, options):
+            yield Segment(text if control else _printable(text), style, control)
 
 
 @_command
@@ -468,7 +500,7 @@ def validate(
         _say(validation.bisection.describe())
     if not validation.passed:
         for complaint in validation.complaints():
-            typer.echo(complaint, err=True)
+            typer.echo(_printable(complaint), err=True)
         raise typer.Exit(1)
 
 
@@ -559,7 +591,7 @@ def inspect_models(
         return
     from rich.console import Console
 
-    Console(width=80).print(inspection.make_table(found))
+    Console(width=80).print(_Printable(inspection.make_table(found)))
 
 
 @_command
@@ -808,9 +840,9 @@ def _show_validation(validation: Validation) -> None:
     from surgery.proof.table import make_table
 
     console = Console()
-    console.print(make_table(validation))
+    console.print(_Printable(make_table(validation)))
     for warning in validation.warnings:
-        console.print(f"note: {warning}", style="yellow", markup=False)
+        console.print(f"note: {_printable(warning)}", style="yellow", markup=False)
 
 
 def main() -> None:
@@ -825,5 +857,5 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    typer.echo(f"surgery: {message}", err=True)
+    typer.echo(f"surgery: {_printable(message)}", err=True)
     sys.exit(1)

@@ -18,6 +18,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+import typer
 
 from surgery import cli
 from surgery.engines import rife_ncnn_vulkan
@@ -223,7 +224,7 @@ MISTAKES = {
     ),
     "a second stage where there is none": (
         f"validate {DONOR} SHELF/rife.onnx {WEIGHTS} --second-stage",
-        ["second stage"],
+        ["4.15.lite has no second stage", "RIFE 4.0 to 4.4 have", "leave --second-stage out"],
     ),
     "a size that is none": (
         "validate SHELF/rife.onnx SHELF/rife-v4 --size 64",
@@ -267,6 +268,58 @@ MISTAKES = {
         f"run SHELF/rife-v4 {RUN} --timestep nan",
         ["timestep nan", "between 0 and 1"],
     ),
+    "a hub file to lift": (
+        "lift SHELF/rife.onnx -o out.onnx",
+        ["has rife::Warp already", "nothing to lift", "'surgery translate'", "take it as it is"],
+    ),
+    "no file to lift": (
+        "lift no.onnx -o out.onnx",
+        ["no.onnx: no such file", "an .onnx file is accepted", "surgery export"],
+    ),
+    "no folder to import": (
+        "import nothing -o out.onnx",
+        ["nothing: no such folder", "flownet.param and flownet.bin", "give the path of one"],
+    ),
+    "an empty folder to import": (
+        "import SHELF/empty -o out.onnx",
+        ["no flownet.param and no flownet.bin in it", "a model folder holds", "give the path"],
+    ),
+    "plain ONNX to lower": (
+        "lower SHELF/plain.onnx -o out.onnx",
+        ["plain.onnx: plain ONNX", "without --no-custom-warp"],
+    ),
+    "an unknown layout": (
+        "lower SHELF/rife.onnx --layout foo -o out.onnx",
+        ["'foo'", "plain, vsmlrt-v1, vsmlrt-v2"],
+    ),
+    "an opset that no layout has": (
+        "lower SHELF/rife.onnx --opset 3 -o out.onnx",
+        ["opset 3", "16", "20"],
+    ),
+    "no folder to examine": (
+        "doctor nothing",
+        ["nothing: no such folder", "flownet.param and flownet.bin", "give the path of one"],
+    ),
+    "an empty folder to examine": (
+        "doctor SHELF/empty",
+        ["no flownet.param in it", "flownet.param and flownet.bin", "give the path of one"],
+    ),
+    "an unknown runtime to examine for": (
+        "doctor SHELF/rife-v4 --runtime foo",
+        ["'foo'", "nihui", "src/CMakeLists.txt"],
+    ),
+    "no manifest": (
+        "collect nothing.toml -o out",
+        ["nothing.toml", "No such file", "a manifest in TOML is expected"],
+    ),
+    "no dataset": (
+        "score SHELF/rife-v4 --dataset nothing",
+        ["--dataset nothing: no such folder or video", "accepted:", "vimeo90k: sequences/"],
+    ),
+    "no dataset in a folder": (
+        "score SHELF/rife-v4 --dataset SHELF/empty",
+        ["looks like no dataset", "accepted:", "vimeo90k: sequences/"],
+    ),
     "an option of the other engine": (
         f"run SHELF/rife-v4 {RUN} --engine ncnn --tta",
         ["ncnn has no --tta", "rife-ncnn-vulkan has"],
@@ -301,6 +354,38 @@ def test_a_mistake_is_one_message_and_leaves_nothing(
     assert surgery(*split_command(command, shelf)) == 1
     expect_one_message(capsys, words)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_table_has_a_row_for_every_command_that_takes_something() -> None:
+    known = set(typer.main.get_group(cli.app).commands)
+    tried = {words.split()[0] for words, _ in MISTAKES.values()}
+    assert known - tried == {"demo"}
+    assert min(len(words) for _, words in MISTAKES.values()) > 0
+
+
+HOSTILE = "block0\x1b]0;owned\x07\u202e\x9b2J"
+
+
+@pytest.mark.parametrize("talk", [[], ["-v"]])
+def test_names_of_strangers_do_not_reach_the_terminal_as_they_are(
+    surgery: Surgery,
+    shelf: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    talk: list[str],
+) -> None:
+    torch.save({HOSTILE: 3}, tmp_path / "hostile.pkl")
+    model = onnx.load(shelf / "rife.onnx")
+    for entry in model.metadata_props:
+        if entry.key in ("surgery.donor", "surgery.version"):
+            entry.value = HOSTILE
+    onnx.save(model, tmp_path / "hostile.onnx")
+    assert surgery("export", DONOR, "--weights", "hostile.pkl", "-o", f"{HOSTILE}.onnx", *talk) == 1
+    assert surgery("inspect", "hostile.onnx", *talk) == 0
+    assert surgery("optimize", "hostile.onnx", "-o", f"{HOSTILE}.onnx", *talk) == 0
+    told = "".join(capfd.readouterr())
+    assert "block0\\x1b]0;owned\\x07\\u202e\\x9b2J" in told.replace("\n", "")
+    assert {one for one in told if not one.isprintable()} <= {"\n"}
 
 
 TAKEN = {

@@ -25,7 +25,7 @@ from surgery.engines import Engine
 from surgery.errors import DonorError, FormatError, SurgeryError
 from surgery.proof.forms import FACTS_FILE, NetworksFolderForm, open_folder
 from surgery.sources.architectures import find_architecture
-from surgery.sources.find_donor import PREFIX, find_donor
+from surgery.sources.find_donor import BOTH_STAGES, PREFIX, find_donor
 from surgery.sources.list_files import list_source_files, list_weights_files
 from surgery.sources.open_donor import RANDOM, Weights, open_donor
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 # No longer than torch's own numbers: Python refuses to read thousands of digits.
 _SEED = re.compile(RANDOM.format(r"(-?\d{1,18})"))
-_STAGES = ", both stages"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +197,7 @@ def _specify(
     scale: float | None,
 ) -> DonorSpec:
     named = str(facts.get("donor", ""))
-    text = donor or named.removesuffix(_STAGES)
+    text = donor or named.removesuffix(BOTH_STAGES)
     if donor is None and not text.startswith(PREFIX):
         raise DonorError(
             f"the folder says {named!r}, which is not to be found by that; name it with --donor"
@@ -212,7 +211,7 @@ def _specify(
         seed=random_weights if random_weights is not None else (int(seed[1]) if seed else None),
         scale=_find_scale(facts) if scale is None else scale,
         ensemble=bool(facts.get("ensemble", False)),
-        second_stage=named.endswith(_STAGES),
+        second_stage=named.endswith(BOTH_STAGES),
         # Another donor than the folder names is asked for with open eyes.
         source_sha256=str(facts.get("source_sha256", "")) if donor is None else "",
         weights_sha256=str(facts.get("weights_sha256", "")),

@@ -109,8 +109,9 @@ def open_dataset(
         SurgeryError: there is no such path or layout, nothing in it looks like a dataset, or it
             has no clip whose pictures are all there.
     """
+    expected = "\n".join(f"  {one.name}: {one.expects}" for one in LAYOUTS.values())
     if not path.exists():
-        raise SurgeryError(f"--dataset {path}: no such folder or video")
+        raise SurgeryError(f"--dataset {path}: no such folder or video; accepted:\n{expected}")
     if every < 2:
         raise SurgeryError(f"--every {every}; 2 leaves every other frame out, and is the least")
     if layout is not None and layout not in LAYOUTS:
@@ -120,7 +121,6 @@ def open_dataset(
         if layout
         else next((one for one in LAYOUTS.values() if one.matches(path)), None)
     )
-    expected = "\n".join(f"  {one.name}: {one.expects}" for one in LAYOUTS.values())
     if chosen is None:
         raise SurgeryError(f"--dataset {path} looks like no dataset; accepted:\n{expected}")
     dataset = Dataset(path, chosen, every, limit)

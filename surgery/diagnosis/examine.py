@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.errors import FormatError, SurgeryError
 from surgery.formats.ncnn_bin import read_weights
-from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_param_text
+from surgery.formats.ncnn_folder import (
+    NETWORK,
+    PARAM,
+    holds_three_networks,
+    read_param_text,
+    require_files,
+)
 from surgery.formats.ncnn_layers import LAYER_TYPES, BinaryOp, BinaryOpType, Kind, read_int
 from surgery.formats.ncnn_param import Layer, NcnnGraph, parse_with_faults
 from surgery.hub import networks
@@ -111,14 +117,14 @@ def examine(folder: Path, runtimes: Sequence[Runtime] = ()) -> Examination:
     Nothing is written, and nothing of the folder is run.
 
     Raises:
-        SurgeryError: there is no folder, or no `.param` in it.
+        FormatError: there is no folder, or no `.param` in it.
     """
     chosen = tuple(runtimes) or tuple(RUNTIMES.values())
     names = tuple(one.name for one in chosen)
     found = Examination(folder.name, runtimes=names)
     path = folder / f"{NETWORK}.param"
-    if not path.is_file():
-        raise SurgeryError(f"{folder} has no {path.name}; a model folder holds it")
+    # A `.bin` that is missing is a fault that is told among the others.
+    require_files(folder, endings=(PARAM,))
     if holds_three_networks(folder):
         return _examine_networks(folder, chosen, found)
     try:

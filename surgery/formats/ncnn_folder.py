@@ -7,6 +7,7 @@ Source: rife-ncnn-vulkan rife.cpp, `RIFE::load`, which fixes the file names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from surgery.errors import FormatError
@@ -17,6 +18,8 @@ from surgery.output import new_folder
 NETWORK = "flownet"
 # Of three networks, the one that no other folder has.
 SECOND_NETWORK = "contextnet"
+PARAM, BIN = "param", "bin"
+ENDINGS = (PARAM, BIN)
 
 
 def read_model(folder: Path, network: str = NETWORK) -> tuple[NcnnGraph, WeightsRead]:
@@ -32,6 +35,25 @@ def read_model(folder: Path, network: str = NETWORK) -> tuple[NcnnGraph, Weights
 def holds_three_networks(folder: Path) -> bool:
     """Whether a folder is one of three networks, RIFE 1 to 3."""
     return (folder / f"{SECOND_NETWORK}.param").exists()
+
+
+def require_files(
+    folder: Path, names: Sequence[str] = (NETWORK,), *, endings: Sequence[str] = ENDINGS
+) -> None:
+    """Refuse what is no model folder of these networks, as far as files of these endings go.
+
+    Raises:
+        FormatError: there is no folder, or files of it are missing.
+    """
+    files = {f"{name}.{end}": end for name in names for end in ENDINGS}
+    lacking = [
+        file for file, end in files.items() if end in endings and not (folder / file).is_file()
+    ]
+    if lacking:
+        found = f"no {' and no '.join(lacking)} in it" if folder.is_dir() else "no such folder"
+        raise FormatError(
+            f"{folder}: {found}; a model folder holds {' and '.join(files)}: give the path of one"
+        )
 
 
 def read_param_text(path: Path) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from surgery.engines import Engine
 from surgery.errors import EngineError, FormatError, SurgeryError
 from surgery.formats import ncnn_layers
-from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_model
+from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_model, require_files
 from surgery.formats.ncnn_param import NcnnGraph
 from surgery.hub import networks
 from surgery.hub.model import MAX_PADDING, SCALES, TIMESTEPS, HubModel, from_onnx, is_scale
@@ -252,11 +252,7 @@ class FolderForm(Form):
         Raises:
             FormatError: there is none, or a file of it breaks its format.
         """
-        files = [f"{name}.{end}" for name in self.network_names for end in ("param", "bin")]
-        lacking = [name for name in files if not (folder / name).is_file()]
-        if lacking:
-            found = f"no {' and no '.join(lacking)} in it" if folder.is_dir() else "no such folder"
-            raise FormatError(f"{folder}: {found}; a model folder holds {' and '.join(files)}")
+        require_files(folder, self.network_names)
         self.folder = folder
         self.label = folder.resolve().name
         read = {name: read_model(folder, name) for name in self.network_names}

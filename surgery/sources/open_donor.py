@@ -102,11 +102,11 @@ def open_donor(
         CheckpointError: there are no weights, or they do not fit.
     """
     from surgery.sources import checkpoint, stock
-    from surgery.sources.find_donor import find_donor
+    from surgery.sources.find_donor import BOTH_STAGES, find_donor
 
     donor = find_donor(text, weights=weights.path, arch=arch)
     if second_stage:
-        donor = dataclasses.replace(donor, second_stage=True, label=f"{donor.label}, both stages")
+        donor = dataclasses.replace(donor, second_stage=True, label=donor.label + BOTH_STAGES)
     if weights == Weights():
         weights = Weights(donor.weights)
     weights.require()

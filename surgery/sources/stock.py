@@ -38,7 +38,7 @@ from surgery.sources.call_forward import (
     read_parameters,
 )
 from surgery.sources.choose_scales import choose_scale_list, read_own_scale_list
-from surgery.sources.find_donor import Donor
+from surgery.sources.find_donor import BOTH_STAGES, Donor
 from surgery.sources.load_source import (
     LoadedSource,
     Observer,
@@ -343,7 +343,8 @@ def _refuse_options(net: torch.nn.Module, donor: Donor, accepted: set[str], ense
         raise _refuse_ensemble(donor, f"it is RIFE {architecture.name}, which only warns of it")
     if donor.second_stage and (FULL_INFERENCE not in accepted or not hasattr(net, REFINEMENT)):
         raise DonorError(
-            f"{donor.label} has no second stage; RIFE 4.0 to 4.4 have, in stock source"
+            f"{donor.label.removesuffix(BOTH_STAGES)} has no second stage; RIFE 4.0 to 4.4 have, "
+            "in stock source; leave --second-stage out"
         )
 
 

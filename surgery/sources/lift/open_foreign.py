@@ -44,7 +44,10 @@ def open_foreign(model: onnx.ModelProto) -> gs.Graph:
         reason = str(error).strip().splitlines()[0][:MAX_REASON_CHARACTERS]
         raise HubError(f"not a legal ONNX model: {reason}; export it again") from error
     if any(node.domain == warp.DOMAIN for node in model.graph.node):
-        raise HubError("the model has rife::Warp already; there is nothing to lift")
+        raise HubError(
+            "the model has rife::Warp already, so there is nothing to lift: 'surgery translate', "
+            "'surgery optimize' and 'surgery lower' take it as it is"
+        )
     foreign = [node for node in copy.graph.node if node.domain not in STANDARD_DOMAINS]
     if foreign:
         named = [f"{node.name}: {node.domain}::{node.op_type}" for node in foreign]
