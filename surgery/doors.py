@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 LEAST_SIDE = 64
+# Another one than the middle, where a timestep that is read backwards would not show.
+PROOF_TIMESTEP = 0.25
 
 
 def open_door(text: str, progress: Progress = silent) -> HubModel | None:
@@ -78,7 +80,8 @@ def _prove_import(folder: Path, model: HubModel) -> None:
     # 32th of it, and one pixel is too small for ncnn to resize (interp.cpp).
     side = max(LEAST_SIDE, original.padding)
     size = (2 * side, side)
-    validation = validate_forms(original, [hub], sizes=[size], timesteps=hub.timesteps or (0.5,))
+    timesteps = hub.timesteps or (PROOF_TIMESTEP,)
+    validation = validate_forms(original, [hub], sizes=[size], timesteps=timesteps)
     refuse_failed(validation)
 
 

@@ -14,6 +14,7 @@ from surgery.doors import open_door
 from surgery.engines.frames import write_png
 from surgery.errors import DonorError, EngineDied, HubError, OutputExists, ProofFailed, SurgeryError
 from surgery.hub.model import HubModel, load_hub
+from surgery.passes import edit
 from surgery.sources.from_ncnn import import_folder
 
 
@@ -62,16 +63,34 @@ def test_an_output_that_is_taken_is_refused_before_the_work(folder: Path, hub: P
     assert steps == []
 
 
-def test_an_import_that_reads_a_weight_wrong_writes_nothing(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def scale_a_weight(model: HubModel) -> None:
+    weight = next(node for node in model.graph.nodes if node.op == "Conv").inputs[1]
+    weight.values = weight.values * np.float32(1.1)
+
+
+def turn_time_back(model: HubModel) -> None:
+    timestep = next(tensor for tensor in model.graph.inputs if tensor.name == "in2")
+    readers = list(timestep.outputs)
+    one = edit.make_constant("one", np.asarray(1.0, np.float32))
+    rest = edit.add_node(model.graph, "/rest", "Sub", [one, timestep])
+    for reader in readers:
+        reader.inputs = [rest if tensor is timestep else tensor for tensor in reader.inputs]
+    model.graph.toposort()
+
+
+@pytest.mark.parametrize("misread", [scale_a_weight, turn_time_back])
+def test_an_import_that_reads_something_wrong_writes_nothing(
+    misread: Callable[[HubModel], None],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def misread(path: Path) -> HubModel:
+    def import_wrongly(path: Path) -> HubModel:
         model = import_folder(path)
-        weight = next(node for node in model.graph.nodes if node.op == "Conv").inputs[1]
-        weight.values = weight.values * np.float32(1.1)
+        misread(model)
         return model
 
-    monkeypatch.setattr("surgery.sources.from_ncnn.import_folder", misread)
+    monkeypatch.setattr("surgery.sources.from_ncnn.import_folder", import_wrongly)
     output = tmp_path / "misread.onnx"
     with pytest.raises(ProofFailed):
         surgery.import_model(folder, output)
