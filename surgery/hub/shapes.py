@@ -8,8 +8,9 @@ input's, exact because every factor is a power of two or a small ratio.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,12 @@ def infer_extents(graph: gs.Graph) -> dict[str, Extent]:
         except ValueError as error:
             raise HubError(f"{node.name}: {error}") from error
     return extents
+
+
+def find_multiple(extents: Mapping[str, Extent]) -> int:
+    """The multiple of which height and width must be, for every tensor to have a whole size."""
+    sizes = {part.denominator for one in extents.values() for part in (one.height, one.width)}
+    return math.lcm(*sizes)
 
 
 def name_sizes(extent: Extent) -> list[str]:

@@ -79,7 +79,8 @@ def verify_open(model: hub_model.HubModel) -> None:
     if model.metadata.kind in networks.NETWORKS:
         faults += _check_ports(model, extents)
     else:
-        faults += [*_check_output(extents), *_check_in2(model), *check_boundary(model, extents)]
+        faults += [*_check_output(extents), *_check_padding(model, extents)]
+        faults += [*_check_in2(model), *check_boundary(model, extents)]
     faults += _check_precision(model)
     found = sum(1 for _ in model.warps())
     if found != model.metadata.warps:
@@ -152,6 +153,17 @@ def _check_output(extents: Mapping[str, shapes.Extent]) -> list[str]:
     return [
         f"out0 has {output.channels} channels at {output.height} x {output.width} "
         "of the input's size; 3 channels at full size are expected"
+    ]
+
+
+def _check_padding(model: hub_model.HubModel, extents: Mapping[str, shapes.Extent]) -> list[str]:
+    """A size that is no whole part of the frame's is rounded, and corrupts memory in ncnn."""
+    needed = shapes.find_multiple(extents)
+    if model.metadata.padding % needed == 0:
+        return []
+    return [
+        f"padding {model.metadata.padding}; its graph works at sizes that need a multiple of "
+        f"{needed}"
     ]
 
 

@@ -38,7 +38,7 @@ def describe_blocks(model: HubModel) -> dict[str, Any]:
     reads_timestep = any(tensor.name == "in2" and tensor.outputs for tensor in graph.inputs)
     return {
         "timestep": "plane" if reads_timestep else "fixed 0.5",
-        "padding": _find_padding(extents),
+        "padding": math.lcm(LEAST_PADDING, shapes.find_multiple(extents)),
         "scale_list": _find_scales(bodies, extents),
         "warps": sum(1 for _ in model.warps()),
         "ensemble": any(len(twins) > 1 for twins in bodies.values()),
@@ -68,12 +68,6 @@ def _name_modules(graph: gs.Graph, bodies: Bodies) -> None:
 def _put_in_module(graph: gs.Graph, node: gs.Node, module: str) -> None:
     if "/" not in node.name.strip("/"):
         node.name = edit.free_name(graph, f"/{module}{node.name}")
-
-
-def _find_padding(extents: Mapping[str, shapes.Extent]) -> int:
-    """The multiple of which height and width must be, for every tensor to have a whole size."""
-    sizes = {part.denominator for one in extents.values() for part in (one.height, one.width)}
-    return math.lcm(LEAST_PADDING, *sizes)
 
 
 def _find_scales(bodies: Bodies, extents: Mapping[str, shapes.Extent]) -> tuple[float, ...]:

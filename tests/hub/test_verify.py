@@ -72,6 +72,10 @@ def another_timestep(model: onnx.ModelProto) -> None:
     _set_property(model, "timestep", "fixed 0.3")
 
 
+def too_little_padding(model: onnx.ModelProto) -> None:
+    _set_property(model, "padding", "3")
+
+
 def no_metadata(model: onnx.ModelProto) -> None:
     del model.metadata_props[:]
 
@@ -166,6 +170,7 @@ FAULTS: dict[Fault, str] = {
     a_nameless_node: "without a name of their own",
     another_kind: "kind 'v9'; accepted: v4, v1, v2",
     another_timestep: "timestep 'fixed 0.3'; accepted: plane, fixed 0.5",
+    too_little_padding: "padding 3; its graph works at sizes that need a multiple of 2",
     no_metadata: "no metadata 'surgery.kind'",
     another_input_name: "inputs .*'img0': 3",
     four_channels_in: "inputs .*'in1': 4",

@@ -21,6 +21,7 @@ from surgery.sources import from_onnx as lifting
 from surgery.sources.from_onnx import lift_model
 from surgery.sources.lift import find_warps
 from surgery.sources.lift.observe import make_inputs
+from surgery.sources.lift.unpack_inputs import unpack_inputs
 from surgery.sources.open_donor import Weights, open_donor
 from surgery.targets.to_onnx import OnnxOptions, lower_model
 
@@ -296,6 +297,41 @@ def test_frames_and_timestep_are_unpacked_however_they_are_joined(counts: tuple[
     assert_lifts(onnx.load_from_string(file.getvalue()), add_base_grid)
 
 
+@pytest.mark.parametrize("order", [("in1", "in0", "in2"), ("in2", "in0", "in1")])
+def test_inputs_with_the_names_of_the_hub_are_taken_by_name(order: tuple[str, ...]) -> None:
+    model = export(TinyNetwork(add_base_grid))
+    for name, value in zip(("in0", "in1", "in2"), model.graph.input, strict=True):
+        rename_input(model, value.name, name)
+    inputs = {value.name: value for value in model.graph.input}
+    ordered = [inputs[name] for name in order]
+    del model.graph.input[:]
+    model.graph.input.extend(ordered)
+    assert_lifts(model, add_base_grid)
+
+
+def rename_input(model: onnx.ModelProto, old: str, new: str) -> None:
+    for node in model.graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+    next(value for value in model.graph.input if value.name == old).name = new
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_inputs_that_are_unpacked_wrongly_are_not_given_out(
+    half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swap_frames(graph: Any) -> Any:
+        found = unpack_inputs(graph)
+        first, second = graph.inputs[:2]
+        first.name, second.name = second.name, first.name
+        return found
+
+    hub = lift_model(export(TinyNetwork(add_base_grid)), label="tiny")
+    packed = lower_model(hub, OnnxOptions("vsmlrt-v2", 20, half))
+    monkeypatch.setattr(lifting, "unpack_inputs", swap_frames)
+    with pytest.raises(ProofFailed, match="differs from its original"):
+        lift_model(packed, label="tiny")
+
+
 # ---- refusals ----------------------------------------------------------------------------------
 
 
@@ -353,6 +389,19 @@ def test_a_hub_model_a_model_without_warps_and_other_inputs_are_refused() -> Non
     model.graph.input[2].type.tensor_type.shape.dim[1].dim_value = 4
     with pytest.raises(HubError, match="t of 4 channels"):
         lift_model(model, label="tiny")
+    model = export(TinyNetwork(add_base_grid))
+    model.graph.input.insert(0, model.graph.input.pop())
+    with pytest.raises(HubError, match="t would end within in0; accepted are frames and timestep"):
+        lift_model(model, label="tiny")
+
+
+def test_a_padding_that_a_file_claims_has_to_fit_its_graph() -> None:
+    hub = lift_model(export(TinyNetwork(add_base_grid)), label="tiny")
+    lowered = lower_model(hub, OnnxOptions())
+    claim = next(one for one in lowered.metadata_props if one.key == "surgery.padding")
+    claim.value = "2"
+    with pytest.raises(HubError, match=r"padding 2; .* a multiple of 4"):
+        lift_model(lowered, label="tiny")
 
 
 def test_a_lifted_model_that_differs_is_not_given_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from surgery.errors import HubError
 from surgery.hub import warp
 from surgery.hub.model import V4_INPUTS
 from surgery.proof.inputs import make_samples
-from surgery.sources.lift.unpack_inputs import DIVISOR
+from surgery.sources.lift.unpack_inputs import DIVISOR, Unpacked
 
 if TYPE_CHECKING:
     import onnx
@@ -85,6 +85,16 @@ def make_inputs(size: Size, names: Sequence[str]) -> dict[str, np.ndarray]:
     inputs |= {"in0": sample.in0, "in1": sample.in1}
     inputs[DIVISOR] = np.asarray([(width - 1) / 2, (height - 1) / 2], np.float32)
     return {name: inputs[name] for name in names}
+
+
+def pack_inputs(unpacked: Unpacked, size: Size) -> dict[str, np.ndarray]:
+    """What `make_inputs` gives, as a graph takes it whose inputs have been unpacked."""
+    packed = {}
+    for name, ((height, width), parts) in unpacked.packed.items():
+        arrays = list(make_inputs(size, parts).values())
+        joined = np.concatenate(arrays, axis=1) if len(arrays) > 1 else arrays[0]
+        packed[name] = joined if joined.ndim == 1 else joined[..., :height, :width]
+    return packed
 
 
 def find_tainted(graph: gs.Graph) -> set[str]:
@@ -261,7 +271,11 @@ def compute_part(
 
 
 def run_once(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What a model gives for values of its inputs; those it does not have are left out."""
+    """What a model gives for values of its inputs; those it does not have are left out.
+
+    Raises:
+        HubError: onnxruntime refuses the model, or what it is fed.
+    """
     planes = (array.shape for array in feed.values() if array.ndim == 4)
     size = max(((shape[2], shape[3]) for shape in planes), key=math.prod)
     with _bounded(size):

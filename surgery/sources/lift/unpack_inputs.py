@@ -6,6 +6,7 @@ Source of the packed layouts: vs-mlrt scripts/vsmlrt.py, `RIFE` (11 channels) an
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,12 @@ CONTENTS: dict[int, tuple[str, ...]] = {
     9: ("in0", "in1", "in2", "grid_x", "grid_y"),
     11: ("in0", "in1", "in2", *GRID_INPUTS),
 }
+ACCEPTED = (
+    "accepted are frames and timestep in this order (3, 3 and 1 channels, in any packing: 7), or "
+    "called in0, in1 and in2, and with the grid that vs-mlrt feeds (9 or 11)"
+)
+# Height and width; None for each that is open.
+Sides = tuple[int | None, int | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,30 +44,43 @@ class Unpacked:
 
     Attributes:
         size: height and width, where the graph fixes them; None for each that is open.
+        packed: of each input that the graph had, its shape and the parts that it consists of.
     """
 
-    size: tuple[int | None, int | None]
+    size: Sides
+    packed: Mapping[str, tuple[Sides, tuple[str, ...]]]
 
 
 def unpack_inputs(graph: gs.Graph) -> Unpacked:
     """Replace the inputs of a graph by in0, in1, in2 and, where it is fed, the parts of the grid.
 
+    Inputs that have the hub's names are taken for what these say, in whatever order they come;
+    others by their order, frames first.
+
     Raises:
-        HubError: inputs of other channels than a layout that is known has.
+        HubError: inputs of other channels than a layout that is known has, or an input that holds
+            a part of a frame.
     """
     import onnx_graphsurgeon as gs
 
     divisors = [one for one in graph.inputs if list(one.shape or ()) == [2]]
-    own = [one for one in graph.inputs if all(one is not divisor for divisor in divisors)]
+    own = _put_in_order(
+        [one for one in graph.inputs if all(one is not divisor for divisor in divisors)]
+    )
     found = [(tensor.name, _channels(tensor)) for tensor in own]
     total = sum(channels for _, channels in found)
     if total not in CONTENTS:
-        listed = ", ".join(f"{name} of {channels} channels" for name, channels in found)
-        raise HubError(
-            f"inputs {listed}; accepted are frames and timestep (3, 3 and 1 channels, in any "
-            "packing: 7) and with the grid that vs-mlrt feeds (9 or 11)"
-        )
-    unpacked = Unpacked(_fixed_size(own[0]))
+        raise HubError(f"inputs {_list_inputs(found)}; {ACCEPTED}")
+    unpacked = Unpacked(
+        _fixed_size(own[0]),
+        {
+            **{
+                tensor.name: (_fixed_size(tensor), names)
+                for tensor, names in zip(own, _share_parts(found, CONTENTS[total]), strict=True)
+            },
+            **{tensor.name: ((None, None), (DIVISOR,)) for tensor in divisors},
+        },
+    )
     parts = [
         gs.Variable(name, np.dtype(np.float32), [1, V4_INPUTS.get(name, 1), "H", "W"])
         for name in CONTENTS[total]
@@ -83,6 +103,40 @@ def unpack_inputs(graph: gs.Graph) -> Unpacked:
     return unpacked
 
 
+def _put_in_order(inputs: list[gs.Tensor]) -> list[gs.Tensor]:
+    """As CONTENTS has them, if both frames have the hub's names; else as they come."""
+    order = {name: rank for rank, name in enumerate(V4_INPUTS)}
+    if not {"in0", "in1"} <= {tensor.name for tensor in inputs}:
+        return inputs
+    return sorted(inputs, key=lambda tensor: order.get(tensor.name, len(order)))
+
+
+def _share_parts(
+    found: Sequence[tuple[str, int]], contents: Sequence[str]
+) -> Iterator[tuple[str, ...]]:
+    """The parts that each input consists of.
+
+    Raises:
+        HubError: one begins or ends within a part.
+    """
+    waiting = list(contents)
+    for name, channels in found:
+        own: list[str] = []
+        left = channels
+        while left > 0:
+            left -= V4_INPUTS.get(waiting[0], 1)
+            own.append(waiting.pop(0))
+        if left < 0:
+            raise HubError(
+                f"inputs {_list_inputs(found)}: {name} would end within {own[-1]}; {ACCEPTED}"
+            )
+        yield tuple(own)
+
+
+def _list_inputs(found: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} of {channels} channels" for name, channels in found)
+
+
 def _channels(tensor: gs.Tensor) -> int:
     shape = tensor.shape
     if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
@@ -93,7 +147,7 @@ def _channels(tensor: gs.Tensor) -> int:
     return shape[1]
 
 
-def _fixed_size(tensor: gs.Tensor) -> tuple[int | None, int | None]:
+def _fixed_size(tensor: gs.Tensor) -> Sides:
     height, width = (
         size if isinstance(size, int) and size > 0 else None for size in tensor.shape[2:]
     )
