@@ -22,10 +22,12 @@ from surgery.formats.ncnn_folder import (
 )
 from surgery.formats.ncnn_layers import LAYER_TYPES, BinaryOp, BinaryOpType, Kind, read_int
 from surgery.formats.ncnn_param import Layer, NcnnGraph, parse_with_faults
+from surgery.formats.ncnn_shapes import NOMINAL_SIZE, infer_shapes
 from surgery.hub import networks
-from surgery.hub.model import V4_OUTPUT
-from surgery.proof.forms import find_kind
+from surgery.hub.model import MAX_PADDING, V4_OUTPUT
+from surgery.proof.forms import find_kind, guess_padding
 from surgery.proof.structure import (
+    SHAPES,
     Finding,
     check_ncnn_structure,
     check_networks_structure,
@@ -33,7 +35,7 @@ from surgery.proof.structure import (
 )
 from surgery.targets.check_tta import describe_tta
 from surgery.targets.folder_names import PATH_RULES, V4, refuse_folder_path
-from surgery.targets.runtimes import RUNTIMES, Runtime, refuse_graph
+from surgery.targets.runtimes import RUNTIMES, Runtime, find_refusals
 
 if TYPE_CHECKING:
     from surgery.hub.model import HubModel
@@ -140,15 +142,17 @@ def examine(folder: Path, runtimes: Sequence[Runtime] = ()) -> Examination:
     found.faults += _examine_weights(graph, folder / f"{NETWORK}.bin", names)
     found.faults += _examine_structure(graph, names)
     found.faults += _examine_placeholders(graph, names)
-    hub = _import(graph)
-    found.faults += _examine_tta(graph, names)
-    if hub is not None:
-        found.faults += _examine_output(hub, names)
-    padding = hub.metadata.padding if hub is not None else 1
+    hub, reason = _import(graph)
+    padding = _find_padding(graph, hub)
+    found.faults += _examine_output(hub, reason, found.faults, names)
+    found.faults += _examine_tta(graph, hub, names)
     for runtime in chosen:
         found.faults += _examine_layers(graph, runtime)
+        found.faults += _examine_broadcasts(graph, runtime)
         found.faults += _examine_name(runtime, padding, folder, V4)
     found.faults = _merge(found.faults)
+    if hub is None:  # repairing starts with the import
+        found.faults = [dataclasses.replace(one, repairable=False) for one in found.faults]
     return found
 
 
@@ -180,10 +184,14 @@ def _examine_networks(folder: Path, chosen: Sequence[Runtime], found: Examinatio
         found.kind = find_kind(graphs[networks.CONTEXTNET])
     if len(graphs) == len(networks.NETWORKS):
         findings = check_networks_structure(graphs, found.kind, count_network_warps(graphs))
-        found.faults += [_describe_finding(finding, names) for finding in findings]
-        hub = _import(graphs)
-        if hub is not None:
-            found.faults += _examine_output(hub, names)
+        is_unknown = any(_find_unknown_types(graph) for graph in graphs.values())
+        found.faults += [
+            _describe_finding(finding, names)
+            for finding in findings
+            if not (is_unknown and finding.where.endswith(SHAPES))
+        ]
+        hub, reason = _import(graphs)
+        found.faults += _examine_output(hub, reason, found.faults, names)
     for runtime in chosen:
         found.faults += _examine_name(runtime, networks.PADDING, folder, found.kind)
     # What is repaired is a folder of one network.
@@ -259,6 +267,8 @@ def _examine_weights(graph: NcnnGraph, path: Path, names: tuple[str, ...]) -> It
     if not path.is_file():
         yield Fault("missing bin", f"{path.name} is missing", "it dies at the first frame", names)
         return
+    if _find_unknown_types(graph):
+        return  # nobody here knows which weights they read; `_examine_output` says so
     try:
         read = read_weights(graph, path)
     except FormatError as error:
@@ -277,13 +287,20 @@ def _without_folder(text: str, path: Path) -> str:
     return text.replace(str(path), path.name)
 
 
+def _find_unknown_types(graph: NcnnGraph) -> set[str]:
+    """Layer types of ncnn, or of nobody, that no table here has."""
+    return {layer.type for layer in graph.layers} - set(LAYER_TYPES)
+
+
 # ---- structure ---------------------------------------------------------------------------------
 
 
 def _examine_structure(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
     warps = sum(layer.type == WARP for layer in graph.layers)
+    unknown = _find_unknown_types(graph)
     for finding in check_ncnn_structure(graph, warps, has_timestep=_has_input(graph, "in2")):
-        yield _describe_finding(finding, names)
+        if not (unknown and finding.where == SHAPES):
+            yield _describe_finding(finding, names)
 
 
 def _describe_finding(finding: Finding, names: tuple[str, ...]) -> Fault:
@@ -312,26 +329,44 @@ def _has_input(graph: NcnnGraph, name: str) -> bool:
     return any(layer.type == "Input" and name in layer.outputs for layer in graph.layers)
 
 
-def _import(graphs: NcnnGraph | Mapping[str, NcnnGraph]) -> HubModel | None:
-    """One network, or three by name, as a hub model.
-
-    None where that fails for a reason that is a fault of its own.
-    """
+def _import(graphs: NcnnGraph | Mapping[str, NcnnGraph]) -> tuple[HubModel | None, str]:
+    """One network, or three by name, as a hub model; None, and why, where that fails."""
     from surgery.sources.from_ncnn import import_graph, import_networks
 
     try:
         if isinstance(graphs, NcnnGraph):
-            return import_graph(graphs, label="")
-        return import_networks(graphs, label="")
-    except (SurgeryError, KeyError):
-        # A KeyError is that of weights that could not be read.
-        return None
+            return import_graph(graphs, label=""), ""
+        return import_networks(graphs, label=""), ""
+    except SurgeryError as error:
+        return None, str(error)
+    except KeyError:
+        return None, "there are weights that could not be read"
 
 
-def _examine_output(hub: HubModel, names: tuple[str, ...]) -> Iterator[Fault]:
+def _find_padding(graph: NcnnGraph, hub: HubModel | None) -> int:
+    """What frames have to be padded to, as the hub knows it or else as the graph looks."""
+    if hub is not None:
+        return hub.metadata.padding
+    try:
+        return guess_padding(graph)
+    except FormatError:
+        return MAX_PADDING  # and more, which no runtime pads to
+
+
+# Faults that leave nothing to import: that no hub model could be made is a part of them.
+EXPLAIN_NO_IMPORT = {"missing bin", "short bin", "wrong bin", "broken graph"}
+
+
+def _examine_output(
+    hub: HubModel | None, reason: str, faults: Sequence[Fault], names: tuple[str, ...]
+) -> Iterator[Fault]:
     from surgery.diagnosis.bound_values import bound_values
 
-    if bound_values(hub.graph)[V4_OUTPUT].low < 0:
+    if hub is None:
+        if EXPLAIN_NO_IMPORT.isdisjoint(one.kind for one in faults):
+            effect = f"it may be right; whether {V4_OUTPUT} can go below 0 is not known"
+            yield Fault("not examined", " ".join(reason.split()), effect, names)
+    elif bound_values(hub.graph)[V4_OUTPUT].low < 0:
         yield Fault(
             "negative output",
             f"{V4_OUTPUT} can go below 0: no Clip, and no blend of the frames by a mask in 0..1",
@@ -341,7 +376,7 @@ def _examine_output(hub: HubModel, names: tuple[str, ...]) -> Iterator[Fault]:
         )
 
 
-def _examine_tta(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
+def _examine_tta(graph: NcnnGraph, hub: HubModel | None, names: tuple[str, ...]) -> Iterator[Fault]:
     sentence = describe_tta(graph)
     if sentence.startswith("averages") and NOT_NAMED not in sentence:
         return
@@ -351,7 +386,7 @@ def _examine_tta(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
         effect = "-x and -z average what is no flow; everything else is right"
         yield Fault("flow layout", f"TTA {sentence}", effect, names, repairable=True)
         return
-    can_be_named = _can_name_flows(graph)
+    can_be_named = hub is not None and _can_name_flows(hub)
     effect = (
         "-x and -z give less than they could; everything else is right"
         if can_be_named
@@ -369,13 +404,10 @@ def _examine_tta(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
     )
 
 
-def _can_name_flows(graph: NcnnGraph) -> bool:
+def _can_name_flows(hub: HubModel) -> bool:
     """Whether a translation finds the blocks' raw outputs: in some graphs only passes show them."""
     from surgery.targets.make_ncnn import NcnnOptions, make_ncnn
 
-    hub = _import(graph)
-    if hub is None:
-        return False
     try:
         return NOT_NAMED not in describe_tta(make_ncnn(hub, NcnnOptions()).graph)
     except SurgeryError:
@@ -383,11 +415,27 @@ def _can_name_flows(graph: NcnnGraph) -> bool:
 
 
 def _examine_layers(graph: NcnnGraph, runtime: Runtime) -> Iterator[Fault]:
-    for reason in filter(None, refuse_graph(runtime, graph, 1).split("; ")):
-        is_1x1 = "1x1" in reason
-        kind = "1x1 convolution" if is_1x1 else "missing layer"
-        effect = "it dies at load on Vulkan" if is_1x1 else "it dies at load"
-        yield Fault(kind, reason, effect, (runtime.name,), repairable=True)
+    for one in find_refusals(runtime, graph):
+        yield Fault(one.kind, one.what, one.effect, (runtime.name,), repairable=True)
+
+
+def _examine_broadcasts(graph: NcnnGraph, runtime: Runtime) -> Iterator[Fault]:
+    """Of two operands, ncnn of 2022 stretches one (binaryop.cpp)."""
+    if runtime.is_recent:
+        return
+    try:
+        shapes = infer_shapes(graph, NOMINAL_SIZE, NOMINAL_SIZE)
+    except FormatError:
+        return  # a fault of its own
+    for layer in graph.layers:
+        if layer.type == "BinaryOp" and len(layer.inputs) == 2:
+            operands, made = [shapes[blob] for blob in layer.inputs], shapes[layer.outputs[0]]
+            if made not in operands:
+                what = f"BinaryOp {layer.name}: of {operands} neither has the result's shape {made}"
+                effect = (
+                    "ncnn before 2025 expects one of the full shape: another picture, or a crash"
+                )
+                yield Fault("two stretched operands", what, effect, (runtime.name,))
 
 
 def _examine_name(runtime: Runtime, padding: int, folder: Path, kind: str) -> Iterator[Fault]:

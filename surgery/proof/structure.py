@@ -35,6 +35,8 @@ OUTPUT = "out0"
 OUTPUT_CHANNELS = 3
 FRAMES = ("in0", "in1")
 TIMESTEP = "in2"
+# Where a finding is that shapes do not fit, or are not known.
+SHAPES = "shapes"
 # No shape: that of a blob which nothing is known to make.
 UNKNOWN: Shape = ()
 
@@ -95,7 +97,7 @@ def check_ncnn_structure(
     try:
         shapes = infer_shapes(graph, NOMINAL_SIZE, NOMINAL_SIZE)
     except FormatError as error:
-        return [*findings, Finding("shapes", str(error))]
+        return [*findings, Finding(SHAPES, str(error))]
     for layer in warps:
         findings += _check_flow(f"{layer.type} {layer.name}", shapes[layer.inputs[1]][0])
     findings += _check_ncnn_output(shapes)
@@ -124,7 +126,7 @@ def check_networks_structure(
             try:
                 shapes[name] = infer_shapes_from(graph, inputs)
             except FormatError as error:
-                faults.append(Finding("shapes", str(error)))
+                faults.append(Finding(SHAPES, str(error)))
             else:
                 faults += _check_network_shapes(name, kind, warps, shapes[name])
                 frames = [blob for blob, shape in inputs.items() if shape[0] == OUTPUT_CHANNELS]
@@ -261,7 +263,7 @@ def check_hub_structure(model: onnx.ModelProto, expected_warps: int) -> list[Fin
     try:
         onnx.shape_inference.infer_shapes(sized, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        findings.append(Finding("shapes", " ".join(str(error).split())))
+        findings.append(Finding(SHAPES, " ".join(str(error).split())))
     shapes = _infer_hub_shapes(sized)
     for node in warps:
         shape = shapes.get(node.input[1], ())

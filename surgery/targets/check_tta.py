@@ -31,6 +31,10 @@ def describe_tta(graph: NcnnGraph) -> str:
     if misread:
         name = misread[0]
         return f"wrong on Vulkan: {name} has {channels[name]} channels; 5, 6, 7, 9 ... are read"
+    exchanged = _find_exchanged(graph)
+    if exchanged:
+        first, second = exchanged
+        return f"wrong: {first} is made of {second}; a block's flow is made of those before it"
     blocks = count_raw_outputs(graph, channels)
     missing = [name for name in FLOWS[:blocks] if name not in channels]
     if missing:
@@ -38,6 +42,24 @@ def describe_tta(graph: NcnnGraph) -> str:
     if blocks > len(FLOWS):
         return "averages the flows of its first 4 blocks; no runtime averages the fifth"
     return "averages its flows"
+
+
+def _find_exchanged(graph: NcnnGraph) -> tuple[str, str] | None:
+    """A flow that a flow of a higher number goes into, and that one; None where there is none."""
+    sources: dict[str, frozenset[str]] = {}
+    for layer in graph.layers:
+        found = frozenset().union(*(sources.get(blob, frozenset()) for blob in layer.inputs))
+        for blob in layer.outputs:
+            sources[blob] = found | {blob} & set(FLOWS)
+    return next(
+        (
+            (first, second)
+            for index, first in enumerate(FLOWS)
+            for second in FLOWS[index + 1 :]
+            if second in sources.get(first, ())
+        ),
+        None,
+    )
 
 
 def count_raw_outputs(graph: NcnnGraph, channels: dict[str, int]) -> int:

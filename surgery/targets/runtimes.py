@@ -17,7 +17,7 @@ and breaks the even ones. Resizing to a multiple of 64 and back is another compu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from surgery.errors import RuntimeRefused
@@ -65,6 +65,7 @@ class Runtime:
         paddings: the multiples it can pad frames to, whatever the folder is called.
         clamped_inputs: frames arrive in 0..1 (8-bit values over 255).
         breaks_1x1_convolution: a 1x1 Convolution creates a layer on Vulkan that was left out.
+        is_recent: its ncnn is known to be of 2025 or later.
         reads_paths_like: the runtime whose rules on folder names it shares; empty for its own.
     """
 
@@ -74,6 +75,7 @@ class Runtime:
     paddings: tuple[int, ...]
     clamped_inputs: bool = True
     breaks_1x1_convolution: bool = True
+    is_recent: bool = False
     reads_paths_like: str = ""
 
     def lacks(self, types: Iterable[str]) -> list[str]:
@@ -91,7 +93,13 @@ RUNTIMES: dict[str, Runtime] = {
             _OFFICIAL | {"MemoryData"},
             (32,),
         ),
-        Runtime("tntwise", "TNTwise's rife-ncnn-vulkan", _TNTWISE, (32, 64, 128)),
+        Runtime(
+            "tntwise",
+            "TNTwise's rife-ncnn-vulkan",
+            _TNTWISE,
+            (32, 64, 128),
+            is_recent=True,
+        ),
         Runtime(
             "wheel",
             "the PyPI package rife-ncnn-vulkan-python-tntwise",
@@ -105,6 +113,7 @@ RUNTIMES: dict[str, Runtime] = {
             (32, 64, 128),
             # Its frames are floats that a script may push outside 0..1.
             clamped_inputs=False,
+            is_recent=True,
         ),
         Runtime(
             "video2x",
@@ -120,6 +129,7 @@ RUNTIMES: dict[str, Runtime] = {
             (),
             clamped_inputs=False,
             breaks_1x1_convolution=False,
+            is_recent=True,
         ),
     )
 }
@@ -154,21 +164,107 @@ def refuse_padding(runtime: Runtime, padding: int) -> str:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """One reason why a runtime cannot run a graph.
+
+    Attributes:
+        kind: a name for it: `missing layer`, `1x1 convolution`, `late parameter`, ...
+        what: the layers and what is wrong with them, as a sentence.
+        effect: what the runtime does.
+        layer_type: of the layers.
+    """
+
+    kind: str
+    what: str
+    effect: str
+    layer_type: str
+
+
 def refuse_graph(runtime: Runtime, graph: NcnnGraph, padding: int) -> str:
     """Say why a runtime cannot run a graph, with a layer for each reason; empty when it can.
 
     Units: padding in pixels, what the model needs.
     """
-    reasons = []
+    reasons = [one.what for one in find_refusals(runtime, graph)]
+    return "; ".join([*reasons, *filter(None, [refuse_padding(runtime, padding)])])
+
+
+def find_refusals(runtime: Runtime, graph: NcnnGraph) -> list[Refusal]:
+    """Every reason why a runtime cannot run a graph, whatever it pads to."""
+    return [
+        *_refuse_types(runtime, graph),
+        *_refuse_1x1(runtime, graph),
+        *_refuse_activations(runtime, graph),
+        *_refuse_late_parameters(runtime, graph),
+    ]
+
+
+def _refuse_types(runtime: Runtime, graph: NcnnGraph) -> Iterator[Refusal]:
     for kind in runtime.lacks(layer.type for layer in graph.layers):
         names = [layer.name for layer in graph.layers if layer.type == kind]
         # A layer is named after the torch module that it came from, and the operator in it.
-        reasons.append(f"{kind} ({_name_some(names)}) is not compiled in")
-    if runtime.breaks_1x1_convolution:
-        names = [layer.name for layer in graph.layers if _is_1x1(layer)]
+        what = f"{kind} ({_name_some(names)}) is not compiled in"
+        yield Refusal("missing layer", what, "it dies at load", kind)
+
+
+def _refuse_1x1(runtime: Runtime, graph: NcnnGraph) -> Iterator[Refusal]:
+    if not runtime.breaks_1x1_convolution:
+        return
+    names = [layer.name for layer in graph.layers if _is_1x1(layer)]
+    if names:
+        what = f"Convolution of 1x1 ({_name_some(names)}) crashes on Vulkan"
+        yield Refusal("1x1 convolution", what, "it dies at load on Vulkan", "Convolution")
+
+
+# What a convolution on a CPU creates for an activation (fused_activation.h).
+ACTIVATION_LAYERS = {ncnn.Activation.MISH: "Mish", ncnn.Activation.HARD_SWISH: "HardSwish"}
+
+
+def _refuse_activations(runtime: Runtime, graph: NcnnGraph) -> Iterator[Refusal]:
+    for activation, created in ACTIVATION_LAYERS.items():
+        found = [layer for layer in graph.layers if _fuses(layer, activation)]
+        for kind in sorted({layer.type for layer in found}) if runtime.lacks([created]) else ():
+            names = [layer.name for layer in found if layer.type == kind]
+            what = (
+                f"{kind} ({_name_some(names)}) has the fused activation {activation.value}, which "
+                f"is {created} on a CPU, and {created} is not compiled in"
+            )
+            yield Refusal("fused activation", what, "it dies at load on a CPU", kind)
+
+
+def _fuses(layer: Layer, activation: ncnn.Activation) -> bool:
+    known = ncnn.LAYER_TYPES.get(layer.type)
+    # All layers that fuse an activation keep it under the same key.
+    return (
+        known is not None
+        and ncnn.Convolution.ACTIVATION_TYPE.name in known.params.__members__
+        and ncnn.read_int(layer.params, ncnn.Convolution.ACTIVATION_TYPE) == activation
+    )
+
+
+def _refuse_late_parameters(runtime: Runtime, graph: NcnnGraph) -> Iterator[Refusal]:
+    if runtime.is_recent:
+        return
+    for kind, (is_late, meaning, effect) in _LATE_PARAMETERS.items():
+        names = [layer.name for layer in graph.layers if layer.type == kind and is_late(layer)]
         if names:
-            reasons.append(f"Convolution of 1x1 ({_name_some(names)}) crashes on Vulkan")
-    return "; ".join([*reasons, *filter(None, [refuse_padding(runtime, padding)])])
+            what = f"{kind} ({_name_some(names)}) {meaning}, which only ncnn since 2025 reads"
+            yield Refusal("late parameter", what, effect, kind)
+
+
+def _slices_at_indices(layer: Layer) -> bool:
+    return bool(ncnn.read_ints(layer.params, ncnn.Slice.INDICES))
+
+
+def _is_tagged(layer: Layer) -> bool:
+    return ncnn.read_int(layer.params, ncnn.MemoryData.LOAD_TYPE) == 0
+
+
+_LATE_PARAMETERS = {
+    "Slice": (_slices_at_indices, "is cut at indices (key 2)", "its parts have no channels"),
+    "MemoryData": (_is_tagged, "has a tag (key 21)", "it and all weights after it are misread"),
+}
 
 
 def _name_some(names: list[str]) -> str:

@@ -5,13 +5,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from surgery.diagnosis.examine import Examination, examine
+from surgery.diagnosis.repair import repair
 from surgery.errors import SurgeryError
 from surgery.formats.ncnn_bin import write_weights
+from surgery.formats.ncnn_layers import MemoryData, ParamValue, Slice
 from surgery.formats.ncnn_param import Layer, NcnnGraph, parse, render
 from surgery.formats.ncnn_random import fill_random_weights
+from surgery.targets.make_ncnn import NcnnOptions
 from surgery.targets.runtimes import RUNTIMES
 
 Plant = Callable[[str], str]
@@ -65,6 +69,11 @@ def test_a_good_model_is_given_a_clean_bill(good: Path) -> None:
         ("negative output", swap("left right out0 0=0", "left right out0 0=1")),
         ("unreadable param", swap("7767517", "7767518")),
         ("unreadable param", swap("BinaryOp end 2 1", "BinaryOp end 2 2")),
+        ("flow layout", lambda text: text.replace("flow0", "?").replace("flow1", "flow0").replace(
+            "?", "flow1")),
+        ("not examined", lambda text: swap("left right out0 0=0", "left right out0 0=1")(
+            swap("Sigmoid m 1 1 mask3 m", "UnaryOp m 1 1 mask3 m 0=0")(text))),
+        ("fused activation", swap("9=2 -23310=1,0.2", "9=5")),
         ("placeholder of a warp", lambda text: swap("rife.Warp", "BinaryOp")(text).replace(
             "to0_0 warp0_0", "to0_0 warp0_0 0=6")),
     ],
@@ -74,6 +83,71 @@ def test_a_fault_of_the_text_is_named(kind: str, change: Plant, good: Path) -> N
     assert kind in kinds(found), found.faults
     hit = {name for fault in found.faults if fault.kind == kind for name in fault.runtimes}
     assert hit >= set(RUNTIMES) - {"ncnn"}
+
+
+def test_a_reduction_that_the_hub_cannot_read_shows_in_the_padding(
+    graph: NcnnGraph, tmp_path: Path, write: WriteFolder
+) -> None:
+    index = next(i for i, layer in enumerate(graph.layers) if layer.name == "conv0")
+    graph.layers[index].outputs = ["sharp"]
+    # An absolute value is nothing that the hub has.
+    graph.layers[index + 1 : index + 1] = [
+        Layer("Interp", "down", ["sharp"], ["down"], {0: 2, 1: 1 / 64, 2: 1 / 64}),
+        Layer("UnaryOp", "abs", ["down"], ["abs"], {0: 0}),
+        Layer("Interp", "up", ["abs"], ["conv0"], {0: 2, 1: 64.0, 2: 64.0}),
+    ]
+    found = examine(write(tmp_path / "rife-v4.6", graph))
+    assert kinds(found) == {"folder name", "not examined"}
+    assert "padded to 256" in next(one.what for one in found.faults if one.kind == "folder name")
+    assert not any(one.repairable for one in found.faults)
+
+
+@pytest.mark.parametrize("kind", ["GELU", "TanH"])
+def test_a_layer_that_is_unknown_here_is_no_fault_where_it_exists(
+    kind: str, good: Path, tmp_path: Path
+) -> None:
+    found = plant(good, swap("Sigmoid m 1 1", f"{kind} m 1 1"))
+    assert kinds(found) == {"missing layer", "not examined"}
+    assert found.verdicts()["ncnn"] == "not examined"
+    assert found.verdicts()["nihui"] == "not examined; missing layer"
+    assert not any(one.repairable for one in found.faults)
+    with pytest.raises(SurgeryError, match="cannot be repaired"):
+        repair(found, NcnnOptions())
+
+
+def test_what_only_recent_builds_read_is_told_by_runtime(
+    add_beta: NcnnGraph, tmp_path: Path, write: WriteFolder
+) -> None:
+    old = {"nihui", "nihui-memorydata", "wheel", "video2x"}
+    beta = next(layer for layer in add_beta.layers if layer.type == "MemoryData")
+    beta.params[MemoryData.LOAD_TYPE] = 0
+    index = next(i for i, layer in enumerate(add_beta.layers) if layer.name == "to0_1")
+    crop = add_beta.layers[index]
+    cut: dict[int, ParamValue] = {Slice.INDICES: [2], Slice.AXIS: 0}
+    add_beta.layers[index] = Layer("Slice", "cut", crop.inputs, [*crop.outputs, "spare"], cut)
+    found = examine(write(tmp_path / "rife-v4.6", add_beta))
+    late = [one for one in found.faults if one.kind == "late parameter"]
+    assert sorted(one.what.split(" ", 1)[0] for one in late) == ["MemoryData", "Slice"]
+    assert all(set(one.runtimes) == old and one.repairable for one in late)
+    assert kinds(found) == {"late parameter", "missing layer"}
+
+
+def test_operands_that_are_both_stretched_are_told_by_runtime(
+    graph: NcnnGraph, tmp_path: Path, write: WriteFolder
+) -> None:
+    size: dict[int, ParamValue] = {MemoryData.W: 1, MemoryData.H: 1, MemoryData.C: 3}
+    tint = {"data": np.full((3, 1, 1), 0.5, np.float32)}
+    index = next(i for i, layer in enumerate(graph.layers) if layer.name == "left")
+    mask = graph.layers[index].inputs[1]
+    graph.layers[index].inputs[1] = "tinted"
+    graph.layers[index:index] = [
+        Layer("MemoryData", "tint", [], ["tint"], size, tint),
+        Layer("BinaryOp", "mul", [mask, "tint"], ["tinted"], {0: 2}),
+    ]
+    found = examine(write(tmp_path / "rife-v4.6", graph))
+    (fault,) = [one for one in found.faults if one.kind == "two stretched operands"]
+    assert set(fault.runtimes) == {"nihui", "nihui-memorydata", "wheel", "video2x"}
+    assert "BinaryOp mul" in fault.what
 
 
 def test_a_missing_split_is_named(good: Path, graph: NcnnGraph) -> None:
@@ -202,6 +276,7 @@ def test_published_graphs_are_judged_as_their_users_know_them(
     (path / "flownet.bin").write_bytes(write_weights(graph))
     found = examine(path)
     assert kinds(found) == expected
+    assert found.is_healthy == (not expected)
     if "folder name" in expected:
         assert "folder name" in found.verdicts()["tntwise"]
 

@@ -64,10 +64,20 @@ def test_1x1_convolutions_are_widened(
         lambda text: text.replace("2=1.0", "2=1.0000000000000000"),
         lambda text: text.replace("-23310=1,0.2", "10=0.2,"),
         lambda text: text.replace("flow", "floe"),
+        lambda text: text.replace("flow0", "?").replace("flow1", "flow0").replace("?", "flow1"),
         lambda text: text.replace("to0_1 -23309=1,0 -23310=1,2", "to0_1 -23309=1,0 -23310=1,3"),
         lambda text: text.replace("left right out0 0=0", "left right out0 0=1"),
     ],
-    ids=["counts", "float", "long", "array", "flow names", "flow channels", "negative output"],
+    ids=[
+        "counts",
+        "float",
+        "long",
+        "array",
+        "flow names",
+        "flow order",
+        "flow channels",
+        "negative output",
+    ],
 )
 def test_faults_of_the_text_are_repaired(
     change: Callable[[str], str], good: Path, tmp_path: Path

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from surgery.formats.ncnn_layers import Convolution
+from surgery.formats.ncnn_layers import Convolution, ParamValue
 from surgery.formats.ncnn_param import Layer, NcnnGraph
 from surgery.targets.check_tta import describe_tta
 
@@ -53,6 +53,19 @@ def test_what_an_activation_reads_is_no_raw_output() -> None:
     graph.layers.append(Layer("Split", "copies", ["inside"], ["copy0", "copy1"]))
     graph.layers.append(Layer("ReLU", "relu", ["copy0"], ["relu"]))
     assert describe_tta(graph) == "averages its flows"
+
+
+def test_flows_in_another_order_than_that_of_their_blocks_are_named() -> None:
+    graph = make_graph({"flow0": 5})
+    params: dict[int, ParamValue] = {Convolution.NUM_OUTPUT: 5, Convolution.KERNEL_W: 3}
+    params |= {Convolution.PAD_LEFT: 1, Convolution.WEIGHT_COUNT: 5 * 5 * 9}
+    graph.layers.append(Layer("Convolution", "next", ["flow0"], ["flow1"], params))
+    assert describe_tta(graph) == "averages its flows"
+    for layer in graph.layers:
+        swap = {"flow0": "flow1", "flow1": "flow0"}
+        layer.inputs = [swap.get(blob, blob) for blob in layer.inputs]
+        layer.outputs = [swap.get(blob, blob) for blob in layer.outputs]
+    assert describe_tta(graph).startswith("wrong: flow0 is made of flow1")
 
 
 def test_a_graph_whose_shapes_do_not_fit_is_unknown() -> None:
