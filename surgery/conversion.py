@@ -205,7 +205,7 @@ def convert(
     """
     from surgery.doors import open_door
     from surgery.output import new_folder
-    from surgery.proof.forms import DonorForm, Form, HubForm, open_folder
+    from surgery.proof.forms import DonorForm, HubForm, open_folder
     from surgery.proof.validate import prove_conversion, refuse_failed
     from surgery.targets.make_ncnn import NcnnOptions
 
@@ -222,7 +222,7 @@ def convert(
     _refuse_runtime(runtime)
     options = NcnnOptions(runtime, fp16, keep_betas, fast)
     hub = open_door(donor, progress)
-    reference: OpenDonor | Form
+    reference: Form
     if hub is not None:
         _refuse_donor_options(
             donor, weights, random_weights, scale, ensemble, arch, second_stage, exporter
@@ -230,7 +230,7 @@ def convert(
         reference = HubForm(hub.to_onnx(), Path(donor).name)
     else:
         progress(f"loading {donor}")
-        reference = opened = open_donor(
+        opened = open_donor(
             donor,
             Weights(weights, random_weights),
             scale=scale,
@@ -238,6 +238,7 @@ def convert(
             arch=arch,
             second_stage=second_stage,
         )
+        reference = DonorForm(opened)
         _refuse_runtime(runtime, opened.network.padding)
         progress(f"exporting with {exporter}")
         hub = export_donor(opened, exporter)
@@ -255,8 +256,7 @@ def convert(
             if page is not None:
                 judged = open_folder(folder)
                 judged.label = output.name
-                right = reference if isinstance(reference, Form) else DonorForm(reference)
-                _write_page(page, validation, [right, judged], command, force, progress)
+                _write_page(page, validation, [reference, judged], command, force, progress)
             refuse_failed(validation)
     return made, validation
 
@@ -411,7 +411,7 @@ def validate(
             but `passed` being False.
     """
     from surgery.output import write_file_atomically
-    from surgery.proof.forms import is_folder_of_three
+    from surgery.proof.forms import FolderForm, is_folder_of_three
     from surgery.proof.validate import TIMESTEPS, validate_forms
 
     for taken in (report, page, cut_out):
@@ -441,8 +441,9 @@ def validate(
         timesteps=timesteps or known or TIMESTEPS,
         progress=progress,
     )
-    doubted = validation.has_failed_runtime() and validation.has_run_ncnn()
-    if blame or (doubted and not is_folder_of_three(forms[1])):
+    doubted = validation.find_runtime_failure() is not None and validation.has_run_ncnn()
+    can_blame = isinstance(forms[1], FolderForm) and not is_folder_of_three(forms[1])
+    if blame or (doubted and can_blame):
         validation.blame = _blame(forms[1], validation, progress)
     if bisect or cut_out is not None:
         progress("looking for the first layer that differs")
@@ -468,7 +469,8 @@ def _blame(candidate: Form, validation: Validation, progress: Progress) -> Blame
         raise SurgeryError(f"--blame: {candidate.label} holds three networks; one is accepted")
     if not validation.has_run_ncnn():
         raise SurgeryError("--blame begins with plain ncnn; add --engine ncnn")
-    return blame(candidate, validation.has_right_folder(), progress=progress)
+    failure = validation.find_runtime_failure()
+    return blame(candidate, validation.has_right_folder(), failure=failure, progress=progress)
 
 
 def _write_page(

@@ -2,20 +2,23 @@
 
 The folder runs in plain ncnn on the CPU in fp32, which is what a validation has judged, and then
 one thing is changed at a time: Vulkan in fp32, Vulkan with blobs in fp16, the real runtime on the
-CPU, the real runtime on Vulkan. The first change that changes the frame is to blame.
+CPU, the real runtime on Vulkan. The first change that changes the frame, or that the engine dies
+of, is to blame. Where none does, a runtime that failed beside the original failed by what rounding
+the weights to fp16 costs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from surgery.engines import Engine, Sample
 from surgery.engines.ncnn import NcnnEngine
 from surgery.engines.rife_ncnn_vulkan import CPU, RifeNcnnVulkanEngine
-from surgery.errors import EngineError
+from surgery.errors import EngineDied, EngineError
 from surgery.progress import Progress, silent
 from surgery.proof.compare import compare, judge
 from surgery.proof.forms import FolderForm
@@ -27,6 +30,9 @@ from surgery.proof.tolerances import (
     RUNTIME_VULKAN,
     Tolerance,
 )
+
+if TYPE_CHECKING:
+    from surgery.proof.validate import Exhibit
 
 INPUT_SEED = 1
 TIMESTEP = 0.25
@@ -47,7 +53,8 @@ class Trial:
 
     Attributes:
         name: what was changed.
-        passed: whether the frame stayed the same; None where it could not be tried.
+        passed: whether the frame stayed the same, which it does not where the engine died; None
+            where it could not be tried.
         words: what was measured, or why it could not be.
     """
 
@@ -61,7 +68,7 @@ class Blame:
     """Who is at fault.
 
     Attributes:
-        party: nobody, model, fp16, driver or runtime.
+        party: nobody, model, weights, fp16, driver or runtime.
         sentence: that, for a person.
         trials: what it follows from.
     """
@@ -72,13 +79,19 @@ class Blame:
 
 
 def blame(
-    folder: FolderForm, model_passed: bool, *, gpu: int = 0, progress: Progress = silent
+    folder: FolderForm,
+    model_passed: bool,
+    *,
+    failure: Exhibit | None = None,
+    gpu: int = 0,
+    progress: Progress = silent,
 ) -> Blame:
     """Try a folder on this machine, and say who is at fault.
 
     Args:
         folder: the model.
         model_passed: whether the folder in plain ncnn, in fp32 on the CPU, is right.
+        failure: where the real runtime failed beside a reference; the same sample is tried.
         gpu: the number of the Vulkan device.
         progress: called with one line for each step.
 
@@ -87,8 +100,7 @@ def blame(
     """
     if not model_passed:
         return assign({}, model_passed=False)
-    side = -(-LEAST_SIDE // folder.padding) * folder.padding
-    samples = make_samples([(side, side)], [TIMESTEP], INPUT_SEED)
+    samples = [failure.sample] if failure is not None else _make_samples(folder.padding)
     plain = NcnnEngine(folder.folder, folder.padding, ranges=True)
     progress("running plain ncnn on the CPU")
     (wanted,) = plain.run(samples)
@@ -109,7 +121,32 @@ def blame(
         trials[name] = try_engine(name, make, samples, wanted)
     device = on_vulkan[False].device or f"Vulkan device {gpu}"
     overflow = str(overflows[0]) if overflows else ""
-    return assign(trials, model_passed=True, device=device, overflow=overflow)
+    found = assign(trials, model_passed=True, device=device, overflow=overflow)
+    if failure is not None and found.party == "nobody":
+        return _explain(failure, folder, wanted, found)
+    return found
+
+
+def _make_samples(padding: int) -> Sequence[Sample]:
+    side = -(-LEAST_SIDE // padding) * padding
+    return make_samples([(side, side)], [TIMESTEP], INPUT_SEED)
+
+
+def _explain(failure: Exhibit, folder: FolderForm, plain: np.ndarray, found: Blame) -> Blame:
+    """Why a runtime failed beside a reference, though it computes what plain ncnn does."""
+    row = failure.row
+    where = f"{row.width}x{row.height}, t={row.timestep:g}"
+    rounding = judge(compare(failure.wanted, plain), row.tolerance)
+    if folder.is_fp16 and not rounding.passed:
+        return Blame(
+            "weights",
+            f"every engine of this machine computes the same from this folder; at {where} rounding "
+            f"its weights to fp16 costs more than is accepted ({rounding.sentence}); convert it "
+            "with --fp32",
+            found.trials,
+        )
+    sentence = f"{found.sentence}; what failed at {where} did not fail again"
+    return dataclasses.replace(found, sentence=sentence)
 
 
 def try_engine(
@@ -118,6 +155,8 @@ def try_engine(
     """Compare one engine's frame with that of plain ncnn on the CPU."""
     try:
         (found,) = make().run(samples)
+    except EngineDied as error:
+        return Trial(name, False, str(error))
     except EngineError as error:
         return Trial(name, None, str(error))
     verdict = judge(compare(wanted, found), TOLERANCES[name])
@@ -140,7 +179,8 @@ def assign(
         if name in failed:
             if party == "fp16" and overflow:
                 sentence = f"{sentence} ({overflow})"
-            return Blame(party, sentence.format(device=device), told)
+            words = trials[name].words
+            return Blame(party, f"{sentence.format(device=device)} ({words})", told)
     untried = [f"{name} ({one.words})" for name, one in trials.items() if one.passed is None]
     without = f"; not tried: {', '.join(untried)}" if untried else ""
     tried = [name for name, one in trials.items() if one.passed]
@@ -157,15 +197,15 @@ _CAUSES = (
     (
         VULKAN_FP32,
         "driver",
-        "the model is right, this driver is not: {device} computes another frame than the CPU from "
-        "the same folder, in fp32 both; update the driver, or run on the CPU (-g -1)",
+        "the model is right, this driver is not: {device} fails at the folder that the CPU "
+        "computes, in fp32 both; update the driver, or run on the CPU (-g -1)",
     ),
     (
         VULKAN_FP16,
         "fp16",
         "the model is right in fp32, on the CPU and on {device}; with blobs in fp16, as "
-        "rife-ncnn-vulkan keeps them, its frame is another: its values are too large or too fine "
-        "for fp16, or the driver's fp16 is wrong; run on the CPU (-g -1)",
+        "rife-ncnn-vulkan keeps them, it fails: its values are too large or too fine for fp16, or "
+        "the driver's fp16 is wrong; run on the CPU (-g -1)",
     ),
     (
         RUNTIME_CPU,

@@ -7,7 +7,11 @@ round them, so that a fault of the translation is told apart from rounding.
 from __future__ import annotations
 
 import abc
+import enum
 import json
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +21,15 @@ import numpy as np
 from surgery.engines import Engine
 from surgery.errors import EngineError, FormatError, SurgeryError
 from surgery.formats import ncnn_layers
-from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_model, require_files
-from surgery.formats.ncnn_param import NcnnGraph
+from surgery.formats.ncnn_bin import write_weights
+from surgery.formats.ncnn_folder import (
+    NETWORK,
+    holds_three_networks,
+    read_model,
+    require_files,
+    write_network,
+)
+from surgery.formats.ncnn_param import NcnnGraph, render
 from surgery.hub import networks
 from surgery.hub.model import MAX_PADDING, SCALES, TIMESTEPS, HubModel, from_onnx, is_scale
 from surgery.hub.verify import read_hub
@@ -42,6 +53,9 @@ if TYPE_CHECKING:
 FACTS_FILE = "surgery.json"
 # A block halves its input twice below its resize.
 BLOCK_STRIDE = 4
+# What the engines that are the real runtime are called, before their device.
+RUNTIME = "rife-ncnn-vulkan"
+ON_CPU, ON_VULKAN = f"{RUNTIME}-cpu", f"{RUNTIME}-gpu"
 
 
 class Form(abc.ABC):
@@ -71,13 +85,20 @@ class Form(abc.ABC):
     def check_structure(self, expected_warps: int | None) -> list[Finding]:
         """Find what is wrong without running it."""
 
+    def can_round(self, fast: bool, keep_betas: bool) -> bool:
+        """Whether `round_weights` can give what these options give."""
+        return False
+
     def round_weights(self, fast: bool, keep_betas: bool = False) -> Form:
         """The same model with the weights of an fp16 conversion, made with these options.
 
         Raises:
             SurgeryError: the form cannot be rounded.
         """
-        raise SurgeryError(f"{self.label} cannot be rounded to fp16; a donor or a hub model can")
+        raise SurgeryError(
+            f"{self.label} cannot be rounded to fp16 as these options do; a donor, a hub model or "
+            "a folder with fp32 weights that was made with the same options can"
+        )
 
     @property
     def is_fp16(self) -> bool:
@@ -93,6 +114,11 @@ class Form(abc.ABC):
     def keeps_betas(self) -> bool:
         """Whether betas were left beside the convolutions instead of being folded into them."""
         return False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever reads a proof of the form has to know."""
+        return ()
 
     @property
     def timesteps(self) -> tuple[float, ...]:
@@ -143,6 +169,10 @@ class DonorForm(Form):
         """Counted and checked when the network was built."""
         return []
 
+    def can_round(self, fast: bool, keep_betas: bool) -> bool:
+        """With any options."""
+        return True
+
     def round_weights(self, fast: bool, keep_betas: bool = False) -> Form:
         """The donor with the weights of an fp16 conversion."""
         import dataclasses
@@ -156,6 +186,11 @@ class DonorForm(Form):
         )
         checkpoint.load_into(network, state)
         return DonorForm(dataclasses.replace(self.opened, state=state, network=network))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As found when the donor was opened."""
+        return self.opened.notes
 
     @property
     def timesteps(self) -> tuple[float, ...]:
@@ -207,6 +242,10 @@ class HubForm(Form):
         warps = self.warps if expected_warps is None else expected_warps
         return check_hub_structure(self.model, warps or 0)
 
+    def can_round(self, fast: bool, keep_betas: bool) -> bool:
+        """With any options."""
+        return True
+
     def round_weights(self, fast: bool, keep_betas: bool = False) -> Form:
         """The hub with the weights of an fp16 conversion, its betas folded unless they are kept."""
         model = from_onnx(self.model)
@@ -243,7 +282,7 @@ class FolderForm(Form):
 
     kind = "v4"
     engines = ("ncnn",)
-    more_engines = ("rife-ncnn-vulkan-cpu", "rife-ncnn-vulkan-gpu")
+    more_engines = (ON_CPU, ON_VULKAN)
     network_names: tuple[str, ...] = (NETWORK,)
 
     def __init__(self, folder: Path) -> None:
@@ -276,14 +315,14 @@ class FolderForm(Form):
             return NcnnEngine(self.folder, self.padding, ranges=True)
         from surgery.engines.rife_ncnn_vulkan import CPU, RifeNcnnVulkanEngine
 
-        gpu = CPU if name == "rife-ncnn-vulkan-cpu" else 0
+        gpu = CPU if name == ON_CPU else 0
         return RifeNcnnVulkanEngine(self.folder, self.padding, gpu=gpu)
 
     def tolerance(self, name: str) -> Tolerance:
         """Of the runtime, and of its 8 bits."""
         if name == "ncnn":
             return tolerances.NCNN_FP32
-        if name == "rife-ncnn-vulkan-gpu":
+        if name == ON_VULKAN:
             return tolerances.RUNTIME_VULKAN
         if self.is_fp16:
             return tolerances.RUNTIME_CPU_FP16_WEIGHTS
@@ -294,6 +333,24 @@ class FolderForm(Form):
         found = sum(layer.type == "rife.Warp" for layer in self.graph.layers)
         warps = next((n for n in (expected_warps, self._warps) if n is not None), found)
         return check_ncnn_structure(self.graph, warps, has_timestep=not self.timesteps)
+
+    def can_round(self, fast: bool, keep_betas: bool) -> bool:
+        """With the options that the folder was made with, unless its weights are fp16 already."""
+        return not self.is_fp16 and (self.is_fast, self.keeps_betas) == (fast, keep_betas)
+
+    def round_weights(self, fast: bool, keep_betas: bool = False) -> Form:
+        """The folder written with fp16 weights, in a place that goes with the form."""
+        if not self.can_round(fast, keep_betas):
+            return super().round_weights(fast, keep_betas)
+        scratch = Path(tempfile.mkdtemp(prefix="surgery-"))
+        for name, graph in self.graphs.items():
+            write_network(scratch, render(graph), write_weights(graph, fp16=True), name)
+        if self.facts:
+            shutil.copyfile(self.folder / FACTS_FILE, scratch / FACTS_FILE)
+        twin = type(self)(scratch)
+        twin.label = self.label
+        weakref.finalize(twin, shutil.rmtree, scratch, ignore_errors=True)
+        return twin
 
     @property
     def timesteps(self) -> tuple[float, ...]:
@@ -312,8 +369,12 @@ class FolderForm(Form):
 
     @property
     def keeps_betas(self) -> bool:
-        """As the facts beside the model say."""
-        return bool(self.facts.get("options", {}).get("keep_betas", False))
+        """As the facts beside the model say, or the constants in a folder of someone else's."""
+        options = self.facts.get("options")
+        if options is not None:
+            return bool(options.get("keep_betas", False))
+        layers = (layer for graph in self.graphs.values() for layer in graph.layers)
+        return any(layer.type == "MemoryData" for layer in layers)
 
     @property
     def warps(self) -> int | None:
@@ -344,7 +405,7 @@ class NetworksFolderForm(FolderForm):
             return NcnnNetworksEngine(self.folder, self.kind, self.padding)
         from surgery.engines.rife_ncnn_vulkan import CPU, RifeNcnnVulkanEngine
 
-        gpu = CPU if name == "rife-ncnn-vulkan-cpu" else 0
+        gpu = CPU if name == ON_CPU else 0
         return RifeNcnnVulkanEngine(self.folder, self.padding, kind=self.kind, gpu=gpu)
 
     def check_structure(self, expected_warps: int | None) -> list[Finding]:
@@ -352,6 +413,36 @@ class NetworksFolderForm(FolderForm):
         found = count_network_warps(self.graphs)
         warps = next((n for n in (expected_warps, self._warps) if n is not None), found)
         return check_networks_structure(self.graphs, self.kind, warps)
+
+
+class Rounding(enum.Enum):
+    """Whose weights are rounded to fp16, so that two forms can be compared strictly."""
+
+    NEITHER = "neither"
+    REFERENCE = "the reference"
+    CANDIDATE = "the candidate"
+    IMPOSSIBLE = "nobody, since neither can be rounded as the other was"
+
+
+def choose_rounding(reference: Form, candidate: Form, engine: str) -> Rounding:
+    """Whose weights to round before a candidate in an engine is compared with a reference.
+
+    The real runtime's frames have 8 bits, and its tolerance for fp16 weights covers them as well.
+    """
+    if candidate.is_fp16 and (engine.startswith(RUNTIME) or reference.is_fp16):
+        is_alike = not reference.is_fp16 or _rounded_as(candidate) == _rounded_as(reference)
+        return Rounding.NEITHER if is_alike else Rounding.IMPOSSIBLE
+    for rounded, other, whose in (
+        (reference, candidate, Rounding.REFERENCE),
+        (candidate, reference, Rounding.CANDIDATE),
+    ):
+        if other.is_fp16:
+            return whose if rounded.can_round(*_rounded_as(other)) else Rounding.IMPOSSIBLE
+    return Rounding.NEITHER
+
+
+def _rounded_as(form: Form) -> tuple[bool, bool]:
+    return form.is_fast, form.keeps_betas
 
 
 def find_kind(contextnet: NcnnGraph) -> str:

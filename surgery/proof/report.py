@@ -24,7 +24,7 @@ from surgery.proof.inputs import make_samples
 from surgery.proof.pictures import draw_error, draw_flow, draw_frame, to_data_uri
 from surgery.proof.probes import ProbedFolder, ProbedHub
 from surgery.proof.structure import WARP_LAYER
-from surgery.proof.table import describe_bound
+from surgery.proof.table import describe_bound, write_number
 from surgery.proof.validate import INPUT_SEED, TIMESTEPS, choose_sizes
 from surgery.versions import describe_versions
 
@@ -194,9 +194,12 @@ def _render_row(row: Row) -> str:
             f"<td>{_mark('ok' if passed else 'FAILED', 'good' if passed else 'bad')}</td>",
             f'<td class="name">{html.escape(row.engine)}</td>',
             f"<td>{row.width}x{row.height}</td><td>{row.timestep:g}</td>",
-            *(_number(f"{value:.1e}") for value in (one.max_abs, one.mean_abs, one.p999_abs)),
-            _number("exact" if math.isinf(one.psnr) else f"{one.psnr:.1f}"),
-            _number(f"{one.ssim:.5f}"),
+            *(
+                _number(write_number(value, ".1e"))
+                for value in (one.max_abs, one.mean_abs, one.p999_abs)
+            ),
+            _number("exact" if math.isinf(one.psnr) else write_number(one.psnr, ".1f")),
+            _number(write_number(one.ssim, ".5f")),
             _number(html.escape(describe_bound(row))),
         )
     )
@@ -225,10 +228,10 @@ def _render_exhibits(exhibits: Sequence[Exhibit]) -> str:
 
 def _render_exhibit(exhibit: Exhibit) -> str:
     row = exhibit.row
-    if exhibit.wanted.shape != exhibit.found.shape:
+    if exhibit.found is None or exhibit.wanted.shape != exhibit.found.shape:
         pictures = f"<p>{html.escape(row.verdict.sentence)}</p>"
     else:
-        pictures = _render_pictures(exhibit)
+        pictures = _render_pictures(row, exhibit.wanted, exhibit.found)
     kind = "good" if row.verdict.passed else "bad"
     verdict = _mark("ok" if row.verdict.passed else "FAILED", kind)
     return (
@@ -239,11 +242,11 @@ def _render_exhibit(exhibit: Exhibit) -> str:
     )
 
 
-def _render_pictures(exhibit: Exhibit) -> str:
-    window = choose_window(exhibit.wanted.shape, exhibit.row.comparison.worst)
-    wanted, found = exhibit.wanted[window], exhibit.found[window]
+def _render_pictures(row: Row, wanted: np.ndarray, found: np.ndarray) -> str:
+    window = choose_window(wanted.shape, row.comparison.worst)
+    wanted, found = wanted[window], found[window]
     heat, brightest = draw_error(wanted, found)
-    name = html.escape(exhibit.row.engine)
+    name = html.escape(row.engine)
     slider = (
         '<figure><div class="slider">'
         f'<img alt="the reference" src="{to_data_uri(draw_frame(wanted))}">'
@@ -255,7 +258,7 @@ def _render_pictures(exhibit: Exhibit) -> str:
         f'<figure><img alt="where {name} differs" src="{to_data_uri(heat)}">'
         '<div class="legend"></div>'
         f"<figcaption>Difference, from 0 (black) to {brightest:.2g} or more (brightest), where 1 "
-        f"is white; the largest is {exhibit.row.comparison.max_abs:.2g}.</figcaption></figure>"
+        f"is white; the largest is {row.comparison.max_abs:.2g}.</figcaption></figure>"
     )
     return f'<div class="pictures">{slider}{error}</div>'
 

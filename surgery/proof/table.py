@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from surgery.proof.tolerances import Metric
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def make_table(validation: Validation) -> Table:
-    """Make a table of 80 columns or less: one line for each engine and frame size, worst first.
+    """Make a table of 80 columns or less: one line for each engine and frame size.
 
     Timesteps of one engine and size share a line, which shows the worst of them.
     """
@@ -33,8 +34,8 @@ def make_table(validation: Validation) -> Table:
         table.add_row(
             escape(engine),
             f"{width}x{height}",
-            f"{worst.comparison.max_abs:.1e}",
-            f"{min(row.comparison.psnr for row in rows):.1f}",
+            write_number(worst.comparison.max_abs, ".1e"),
+            write_number(min(row.comparison.psnr for row in rows), ".1f"),
             describe_bound(worst),
             "ok" if worst.verdict.passed else "[red]FAILED[/red]",
         )
@@ -49,3 +50,8 @@ def describe_bound(row: Row) -> str:
     if tolerance.metric is Metric.MAX_LEVELS:
         return f"<= {tolerance.bound:g} level"
     return f"<= {tolerance.bound:.0e}"
+
+
+def write_number(value: float, form: str) -> str:
+    """A measured number; a dash where nothing could be measured."""
+    return "-" if math.isnan(value) else f"{value:{form}}"

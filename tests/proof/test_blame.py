@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 
 from surgery.engines import Engine, Sample
 from surgery.engines.ncnn import NcnnEngine
-from surgery.errors import EngineError, SurgeryError
+from surgery.errors import EngineDied, EngineError, SurgeryError
 from surgery.formats import ncnn_layers as ncnn
 from surgery.formats.ncnn_folder import write_model
 from surgery.formats.ncnn_param import Layer, NcnnGraph
@@ -27,9 +27,11 @@ from surgery.proof.blame import (
     blame,
     try_engine,
 )
+from surgery.proof.compare import compare, judge
 from surgery.proof.forms import FolderForm
 from surgery.proof.inputs import make_samples
-from surgery.proof.tolerances import NCNN_VULKAN_FP32
+from surgery.proof.tolerances import NCNN_VULKAN_FP32, RUNTIME_CPU_FP16_WEIGHTS
+from surgery.proof.validate import Exhibit, Row
 
 NO_VULKAN = "there is no Vulkan device"
 
@@ -68,6 +70,8 @@ class _Engine:
     """Gives a frame that is known, or refuses."""
 
     name = "engine"
+    device = "Card"
+    largest: Mapping[str, float] = {}
 
     def __init__(self, frame: np.ndarray | None) -> None:
         self._frame = frame
@@ -135,6 +139,66 @@ def test_an_engine_passes_fails_or_is_not_there() -> None:
         absent = try_engine(name, _make(None), samples, wanted)
         assert absent.passed is None
         assert "pip install" in absent.words
+
+
+def test_an_engine_that_dies_has_failed() -> None:
+    samples = make_samples([(64, 64)], [0.5], 1)
+
+    def die() -> Engine:
+        raise EngineDied("engine crashed (SIGSEGV)")
+
+    trial = try_engine(VULKAN_FP32, die, samples, samples[0].draw_truth())
+    assert trial.passed is False
+    found = assign({VULKAN_FP32: trial}, model_passed=True, device="Card")
+    assert found.party == "driver"
+    assert "crashed (SIGSEGV)" in found.sentence
+
+
+class _Half(FolderForm):
+    """A folder with fp16 weights that nothing is read from."""
+
+    is_fp16 = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.padding = folder, 32
+
+
+def _fail(wanted: np.ndarray, sample: Sample) -> Exhibit:
+    comparison = compare(wanted, 1 - wanted)
+    verdict = judge(comparison, RUNTIME_CPU_FP16_WEIGHTS)
+    row = Row("r", "torch", 96, 64, 0.75, comparison, RUNTIME_CPU_FP16_WEIGHTS, verdict)
+    return Exhibit(row, sample, wanted, None)
+
+
+@pytest.mark.parametrize(
+    ("cost", "party", "words"),
+    [
+        (0.05, "weights", "at 96x64, t=0.75 rounding its weights to fp16 costs more"),
+        (0.0, "nobody", "what failed at 96x64, t=0.75 did not fail again"),
+    ],
+)
+def test_the_sample_that_failed_is_the_one_that_is_tried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cost: float, party: str, words: str
+) -> None:
+    (sample,) = make_samples([(96, 64)], [0.75], 1)
+    plain = sample.draw_truth()
+    tried: list[Sample] = []
+
+    class Engine(_Engine):
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__(plain)
+
+        def run(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+            tried.extend(samples)
+            return super().run(samples)
+
+    monkeypatch.setattr(module, "NcnnEngine", Engine)
+    monkeypatch.setattr(module, "RifeNcnnVulkanEngine", Engine)
+    failure = _fail(plain + np.float32(cost), sample)
+    found = blame(_Half(tmp_path), model_passed=True, failure=failure)
+    assert found.party == party
+    assert words in found.sentence
+    assert tried == [sample] * 5
 
 
 def test_a_wrong_model_runs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

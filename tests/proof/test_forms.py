@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from surgery.engines.rife_ncnn_vulkan import CPU
 from surgery.errors import EngineError, FormatError, HubError, SurgeryError
 from surgery.formats.ncnn_folder import write_model
+from surgery.formats.ncnn_param import Layer, NcnnGraph
 from surgery.proof.forms import (
     FACTS_FILE,
     DonorForm,
@@ -168,9 +170,36 @@ def test_a_donor_and_a_hub_round_to_the_same_weights(
     assert not np.allclose(weight, plain.numpy(), rtol=1e-6, atol=0)
 
 
-def test_a_folder_cannot_be_rounded(folder: Path) -> None:
-    with pytest.raises(SurgeryError, match="cannot be rounded"):
-        FolderForm(folder).round_weights(fast=False)
+def test_a_folder_is_rounded_to_what_its_fp16_twin_holds(
+    tmp_path: Path, folder: Path, graph: NcnnGraph
+) -> None:
+    write_model(tmp_path / "half", graph)
+    rounded = FolderForm(folder).round_weights(fast=False)
+    assert isinstance(rounded, FolderForm)
+    assert rounded.is_fp16
+    place = rounded.folder
+    for name in ("flownet.param", "flownet.bin"):
+        assert (place / name).read_bytes() == (tmp_path / "half" / name).read_bytes()
+    # The control: the weights were others before.
+    assert (place / "flownet.bin").stat().st_size < (folder / "flownet.bin").stat().st_size
+    del rounded
+    gc.collect()
+    assert not place.exists()
+
+
+def test_a_folder_is_rounded_only_as_it_was_made(tmp_path: Path, folder: Path) -> None:
+    write_model(tmp_path / "half", FolderForm(folder).graph)
+    for form, fast in ((FolderForm(folder), True), (FolderForm(tmp_path / "half"), False)):
+        assert not form.can_round(fast, keep_betas=False)
+        with pytest.raises(SurgeryError, match="cannot be rounded"):
+            form.round_weights(fast)
+
+
+def test_betas_that_someone_else_kept_are_seen(folder: Path) -> None:
+    form = FolderForm(folder)
+    assert not form.keeps_betas
+    form.graph.layers.append(Layer("MemoryData", "beta", [], ["beta"]))
+    assert form.keeps_betas
 
 
 @pytest.mark.parametrize(

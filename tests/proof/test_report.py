@@ -22,7 +22,7 @@ from surgery.conversion import convert
 from surgery.errors import ProofFailed, SurgeryError
 from surgery.proof import pictures
 from surgery.proof.bisect import Bisection, LayerDifference
-from surgery.proof.compare import compare, judge
+from surgery.proof.compare import Comparison, Verdict, compare, judge
 from surgery.proof.forms import FolderForm
 from surgery.proof.inputs import make_samples
 from surgery.proof.probes import Place
@@ -204,13 +204,26 @@ def test_large_frames_are_shown_around_the_worst_pixel() -> None:
 def test_shapes_that_differ_are_told_without_pictures() -> None:
     validation = _make_validation()
     exhibit = validation.exhibits.pop()
-    found = exhibit.found[..., :-1]
+    found = exhibit.wanted[..., :-1]
     comparison = compare(exhibit.wanted, found)
     tolerance: Tolerance = NCNN_FP32
     row = Row("folder: ncnn", "x", *SIZE, 0.5, comparison, tolerance, judge(comparison, tolerance))
     validation.rows.append(row)
     validation.exhibits.append(Exhibit(row, exhibit.sample, exhibit.wanted, found))
     assert "the shape is" in _render(validation)
+
+
+def test_an_engine_that_died_is_told_without_pictures_and_numbers() -> None:
+    validation = _make_validation()
+    exhibit = validation.exhibits.pop()
+    comparison = Comparison(exhibit.wanted.shape, ())
+    verdict = Verdict(False, "failed: ncnn crashed (SIGSEGV)")
+    row = Row("folder: ncnn", "x", *SIZE, 0.5, comparison, NCNN_FP32, verdict)
+    validation.rows.append(row)
+    validation.exhibits.append(Exhibit(row, exhibit.sample, exhibit.wanted, None))
+    page = _strip(_render(validation))
+    assert "ncnn crashed (SIGSEGV)" in page
+    assert "nan" not in page.lower()[: page.index("The layers were not compared")]
 
 
 # ---- pictures ----------------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 from rich.console import Console
 
-from surgery.proof.compare import compare, judge
+from surgery.proof.compare import Comparison, Verdict, compare, judge
 from surgery.proof.inputs import make_samples
 from surgery.proof.table import make_table
 from surgery.proof.tolerances import NCNN_FP32, RUNTIME_CPU_FP32, RUNTIME_VULKAN, Tolerance
@@ -34,6 +35,15 @@ def test_timesteps_share_a_line_that_shows_the_worst() -> None:
     assert "1.0e-05" in text
     assert "<= 5e-05" in text
     assert "FAILED" not in text
+
+
+def test_where_nothing_was_computed_no_number_shows() -> None:
+    row = make_row(NCNN_FP32, 0.25, 1e-6)
+    verdict = Verdict(False, "failed: it crashed")
+    dead = dataclasses.replace(row, comparison=Comparison((1, 3, 32, 64), ()), verdict=verdict)
+    text = render(dead)
+    assert "FAILED" in text
+    assert "nan" not in text
 
 
 def test_one_failure_shows_though_another_timestep_passes() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,27 @@ import pytest
 import torch
 
 from surgery import kernel_library
-from surgery.engines import Engine
+from surgery.engines import Engine, Sample
+from surgery.engines.ncnn import NcnnEngine
 from surgery.engines.rife_ncnn_vulkan import RifeNcnnVulkanEngine
-from surgery.errors import EngineError, KernelMissing, ProofFailed
+from surgery.errors import EngineDied, EngineError, KernelMissing, ProofFailed
 from surgery.formats.ncnn_folder import write_model
 from surgery.formats.ncnn_layers import Concat, Crop
 from surgery.formats.ncnn_param import Layer, NcnnGraph
 from surgery.hub.model import from_onnx
 from surgery.proof.compare import Comparison, Verdict
-from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
+from surgery.proof.forms import (
+    ON_CPU,
+    ON_VULKAN,
+    DonorForm,
+    FolderForm,
+    Form,
+    HubForm,
+    Rounding,
+    choose_rounding,
+)
 from surgery.proof.structure import Finding
-from surgery.proof.tolerances import NCNN_FP32
+from surgery.proof.tolerances import NCNN_FP16_WEIGHTS, NCNN_FP32
 from surgery.proof.validate import (
     Row,
     Validation,
@@ -264,7 +274,7 @@ def test_a_folder_that_lost_a_beta_fails(
 
 def expect_wrong_numbers(validation: Validation) -> None:
     assert not validation.findings
-    assert [row.verdict.passed for row in validation.rows] == [False]
+    assert [row.verdict.passed for row in validation.rows if row.runs_in] == [False]
     assert not validation.passed
 
 
@@ -288,7 +298,115 @@ def test_a_folder_of_fp16_weights_is_compared_with_rounded_weights(
     write_model(tmp_path / "rife-v4", made.graph)
     validation = check(opened, FolderForm(tmp_path / "rife-v4"))
     assert validation.passed, validation.complaints()
-    assert [row.reference for row in validation.rows] == ["torch, weights rounded to fp16"]
+    strict, cost = validation.rows
+    assert strict.reference == "torch, weights rounded to fp16"
+    assert strict.tolerance == NCNN_FP32
+    # What rounding costs is told apart, beside the weights as they were.
+    assert (cost.engine, cost.reference) == ("rife-v4: cost of fp16 weights", "torch")
+    assert cost.tolerance == NCNN_FP16_WEIGHTS
+    assert cost.comparison.psnr < strict.comparison.psnr - 20
+
+
+PAIRS = [
+    ("fp16", "fp16"),
+    ("fp16", "fp32"),
+    ("fp32", "fp16"),
+    ("fp32", "fp32"),
+    ("hub", "fp16"),
+    ("fp16", "hub"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS, ids="-".join)
+def test_two_forms_of_a_model_agree_in_either_order_whichever_is_rounded(
+    hub: onnx.ModelProto, graph: NcnnGraph, tmp_path: Path, first: str, second: str
+) -> None:
+    for name in ("fp16", "fp32"):
+        write_model(tmp_path / name, graph, fp16=name == "fp16")
+    forms = [
+        HubForm(hub, "hub") if name == "hub" else FolderForm(tmp_path / name)
+        for name in (first, second)
+    ]
+    validation = validate_forms(forms[0], forms[1:], sizes=SIZES, timesteps=TIMESTEPS)
+    assert validation.passed, validation.complaints()
+    costs = [row for row in validation.rows if row.tolerance is NCNN_FP16_WEIGHTS]
+    assert len(costs) == ("fp16" in (first, second) and first != second)
+    # The control: without rounding the other one, they would not agree.
+    assert all(row.comparison.max_abs > 4 * NCNN_FP32.bound for row in costs)
+    assert all(row.tolerance.bound == NCNN_FP32.bound for row in validation.rows if row.runs_in)
+
+
+class _Stored(Form):
+    """A form that says how its weights are stored, and no more."""
+
+    make_engine = tolerance = check_structure = None  # type: ignore[assignment]
+
+    def __init__(self, fp16: bool, fast: bool = False) -> None:
+        self._fp16, self._fast = fp16, fast
+
+    @property
+    def is_fp16(self) -> bool:
+        return self._fp16
+
+    @property
+    def is_fast(self) -> bool:
+        return self._fast
+
+    def can_round(self, fast: bool, keep_betas: bool) -> bool:
+        return not self._fp16 and fast == self._fast
+
+
+def test_what_was_rounded_in_another_way_is_not_compared_strictly() -> None:
+    plain, fast = _Stored(True), _Stored(True, fast=True)
+    assert choose_rounding(plain, plain, "ncnn") is Rounding.NEITHER
+    assert choose_rounding(plain, fast, "ncnn") is Rounding.IMPOSSIBLE
+    assert choose_rounding(_Stored(False), fast, "ncnn") is Rounding.IMPOSSIBLE
+    assert choose_rounding(_Stored(False, fast=True), fast, "ncnn") is Rounding.REFERENCE
+    assert choose_rounding(fast, _Stored(False, fast=True), "ncnn") is Rounding.CANDIDATE
+    # The runtime's tolerance for fp16 weights covers their rounding.
+    assert choose_rounding(_Stored(False), plain, ON_VULKAN) is Rounding.NEITHER
+
+
+def test_frames_of_8_bits_are_judged_and_never_judge(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def round_frames(self: RifeNcnnVulkanEngine, samples: Sequence[Sample]) -> list[np.ndarray]:
+        frames = NcnnEngine(folder, 32).run(samples)
+        return [np.rint(frame * 255) / np.float32(255) for frame in frames]
+
+    monkeypatch.setattr(RifeNcnnVulkanEngine, "run", round_frames)
+    forms = [FolderForm(folder), FolderForm(folder)]
+    validation = validate_forms(
+        forms[0], forms[1:], engines=[ON_CPU], sizes=SIZES, timesteps=TIMESTEPS
+    )
+    assert [row.reference for row in validation.rows] == ["ncnn", "ncnn"]
+    assert [row.runs_in for row in validation.rows] == [ON_CPU, ON_CPU]
+    assert validation.passed, validation.complaints()
+
+
+@pytest.fixture
+def _dying_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine whose rife-ncnn-vulkan crashes."""
+
+    def die(self: Engine, samples: object) -> None:
+        raise EngineDied("rife-ncnn-vulkan crashed (SIGSEGV)")
+
+    monkeypatch.setattr(RifeNcnnVulkanEngine, "run", die)
+
+
+@pytest.mark.usefixtures("_dying_runtime")
+def test_a_runtime_that_dies_fails_and_the_rest_is_still_judged(
+    opened: OpenDonor, folder: Path
+) -> None:
+    validation = check(opened, FolderForm(folder), ON_CPU, "ncnn")
+    assert [row.verdict.passed for row in validation.rows] == [False, True]
+    assert not validation.passed
+    assert "crashed (SIGSEGV)" in validation.complaints()[0]
+    failure = validation.find_runtime_failure()
+    assert failure is not None
+    assert failure.found is None
+    read = json.loads(validation.to_json(), parse_constant=pytest.fail)
+    assert read["rows"][0]["comparison"]["max_abs"] is None
 
 
 def test_an_unknown_engine_is_refused(opened: OpenDonor, folder: Path) -> None:
@@ -325,7 +443,7 @@ def test_a_branch_that_torch_alone_would_have_taken_is_told() -> None:
 
 def prove(opened: OpenDonor, hub: onnx.ModelProto, made: NcnnModel, folder: Path) -> Validation:
     folder.mkdir()
-    return prove_conversion(opened, hub, made, folder, sizes=SIZES, timesteps=TIMESTEPS)
+    return prove_conversion(DonorForm(opened), hub, made, folder, sizes=SIZES, timesteps=TIMESTEPS)
 
 
 @pytest.fixture
@@ -345,11 +463,12 @@ def test_a_conversion_is_proved_in_every_engine(
     assert validation.passed, validation.complaints()
     ran = [row.engine for row in validation.rows]
     told = " ".join(validation.warnings)
-    assert ran[:4] == [
+    assert ran[:5] == [
         "hub: onnxruntime, native warp",
         "hub: onnxruntime, function warp",
         "fp32 twin: ncnn",
         "fp16 folder: ncnn",
+        "fp16 folder: cost of fp16 weights",
     ]
     for device in ("CPU", "Vulkan device 0"):
         # Not every machine has the runtime; then it says so.
@@ -375,6 +494,17 @@ def test_what_is_not_installed_is_told_and_weakens_no_verdict(
         refuse_failed(prove(opened, hub, made, tmp_path / "worse"))
 
 
+@pytest.mark.usefixtures("_dying_runtime")
+def test_a_conversion_that_kills_its_runtime_is_not_proved(
+    opened: OpenDonor, hub: onnx.ModelProto, made: NcnnModel, tmp_path: Path
+) -> None:
+    validation = prove(opened, hub, made, tmp_path / "scratch")
+    assert not validation.findings
+    assert {row.runs_in for row in validation.rows if not row.verdict.passed} == {ON_CPU, ON_VULKAN}
+    with pytest.raises(ProofFailed, match="SIGSEGV"):
+        refuse_failed(validation)
+
+
 # ---- verdicts ----------------------------------------------------------------------------------
 
 
@@ -392,9 +522,7 @@ def test_a_model_is_wrong_only_where_plain_ncnn_says_so() -> None:
     overflow = [("folder", Finding("blob", "reaches 7e4"))]
     assert Validation("donor", rows=[right, runtime], findings=overflow).has_right_folder()
     assert not Validation("donor", rows=[wrong, runtime]).has_right_folder()
-    alone = Validation("donor", rows=[runtime])
-    assert alone.has_failed_runtime()
-    assert not alone.has_run_ncnn()
+    assert not Validation("donor", rows=[runtime]).has_run_ncnn()
 
 
 def test_betas_that_are_kept_are_compared_with_weights_rounded_beside_them(
