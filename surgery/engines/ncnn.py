@@ -6,6 +6,7 @@ any blob on the way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +33,8 @@ class NcnnEngine:
     Attributes:
         name: what messages and reports call the engine.
         largest: the largest magnitude in every blob, infinite where a value is not finite; of the
-            last run's smallest frame, and empty unless `ranges` was asked for and that frame has
-            no more than RANGED_PIXELS.
+            last run's smallest frame, or of its middle where it has more than RANGED_PIXELS, and
+            empty unless `ranges` was asked for.
         device: the name of the Vulkan device that the last run used; empty for the CPU.
     """
 
@@ -88,20 +89,21 @@ class NcnnEngine:
         Raises:
             EngineError: as `run`; also for a blob that the graph does not have.
         """
+        every, ranged = add_ranged(samples) if self._ranges else (samples, None)
         arrays = {
             name_array(index, blob): array
-            for index, sample in enumerate(samples)
+            for index, sample in enumerate(every)
             for blob, array in network_inputs(sample, self._padding).items()
         }
         facts = {
-            "samples": len(samples),
+            "samples": len(every),
             "param": str(self._files[0]),
             "bin": str(self._files[1]),
             "threads": self._threads,
             "blobs": [V4_OUTPUT, *self._blobs],
             "vulkan": self._vulkan,
             "half": self._half,
-            "ranged": choose_ranged(samples) if self._ranges else None,
+            "ranged": ranged,
         }
         outcome = run_worker(
             WORKER, Task(facts, arrays), engine=self.name, time_limit=self._time_limit
@@ -111,13 +113,25 @@ class NcnnEngine:
         return read_recording(outcome, samples, self.name, V4_OUTPUT, self._blobs)
 
 
-def choose_ranged(samples: Sequence[Sample]) -> int | None:
-    """Which sample's blobs all fit into memory at once; None where none does for sure."""
+def add_ranged(samples: Sequence[Sample]) -> tuple[Sequence[Sample], int | None]:
+    """The samples, and which one's blobs all fit into memory at once.
+
+    That is the smallest; where even that is too large, its middle is one more sample, the last.
+    """
     if not samples:
-        return None
+        return samples, None
     index = min(range(len(samples)), key=lambda one: samples[one].in0.size)
     height, width = samples[index].in0.shape[-2:]
-    return index if height * width <= RANGED_PIXELS else None
+    if height * width <= RANGED_PIXELS:
+        return samples, index
+    return [*samples, _cut_middle(samples[index])], len(samples)
+
+
+def _cut_middle(sample: Sample) -> Sample:
+    side = math.isqrt(RANGED_PIXELS)
+    top, left = (max(size - side, 0) // 2 for size in sample.in0.shape[-2:])
+    window = (..., slice(top, top + side), slice(left, left + side))
+    return Sample(sample.in0[window], sample.in1[window], sample.timestep)
 
 
 def find_files(folder: Path, network: str = NETWORK) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ import numpy as np
 from surgery.engines import Sample
 from surgery.engines.child import Task, run_worker
 from surgery.engines.frames import check_sample, pad_frame
-from surgery.engines.ncnn import choose_ranged, find_files
+from surgery.engines.ncnn import add_ranged, find_files
 from surgery.engines.recording import name_array, read_recording
 from surgery.hub.model import V4_OUTPUT
 from surgery.hub.networks import (
@@ -78,17 +78,18 @@ class NcnnNetworksEngine:
         """
         for sample in samples:
             check_sample(sample)
+        every, ranged = add_ranged(samples)
         arrays = {
             name_array(index, blob): pad_frame(frame, self._padding)
-            for index, sample in enumerate(samples)
+            for index, sample in enumerate(every)
             for blob, frame in zip(FRAMES, (sample.in0, sample.in1), strict=True)
         }
         facts = {
-            "samples": len(samples),
+            "samples": len(every),
             "files": {name: [str(one) for one in files] for name, files in self._files.items()},
             "kind": self._kind,
             "threads": self._threads,
-            "ranged": choose_ranged(samples),
+            "ranged": ranged,
         }
         outcome = run_worker(
             WORKER, Task(facts, arrays), engine=self.name, time_limit=self._time_limit

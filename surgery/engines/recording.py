@@ -53,7 +53,7 @@ def read_recording(
     return Recording(
         frames=frames,
         blobs=[_take_blobs(arrays, index, blobs) for index in range(len(samples))],
-        seconds=list(outcome.facts["seconds"]),
+        seconds=list(outcome.facts["seconds"])[: len(samples)],
         load_seconds=outcome.facts["load_seconds"],
         peak_bytes=outcome.facts["peak_bytes"],
     )

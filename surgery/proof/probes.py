@@ -108,6 +108,12 @@ class ProbedHub:
         """Every value, from the inputs of the network."""
         return self._run(self.cut({}), dict(inputs))
 
+    def record_only(self, inputs: Values, names: Container[str]) -> dict[str, np.ndarray]:
+        """Some values, from the inputs of the network, without keeping the others."""
+        model = self.cut({})
+        _replace(model.graph.output, [one for one in model.graph.output if one.name in names])
+        return self._run(model, dict(inputs))
+
     def recompute(self, inputs: Values, known: Values) -> tuple[dict[str, np.ndarray], Faults]:
         """Every value, from the nearest known ones before it."""
         model = self.cut(known)

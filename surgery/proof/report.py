@@ -17,20 +17,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from surgery.engines.frames import network_inputs
-from surgery.hub import warp
-from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm, is_folder_of_three
+from surgery.proof.flows import read_flows
+from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
 from surgery.proof.inputs import make_samples
 from surgery.proof.pictures import draw_error, draw_flow, draw_frame, to_data_uri
-from surgery.proof.probes import ProbedFolder, ProbedHub
-from surgery.proof.structure import WARP_LAYER
 from surgery.proof.table import describe_bound, write_number
 from surgery.proof.validate import INPUT_SEED, TIMESTEPS, choose_sizes
 from surgery.versions import describe_versions
 
 if TYPE_CHECKING:
     from surgery.proof.bisect import Bisection, LayerDifference
-    from surgery.proof.validate import Exhibit, Row, Validation
+    from surgery.proof.validate import Exhibit, FrameFlows, Row, Validation
 
 TEMPLATE, STYLE = "report.html", "page.css"
 # Pictures show a window of large frames, around the worst place.
@@ -72,7 +69,7 @@ def render_report(
         verdict=_render_verdict(validation, note),
         measured=_render_rows(validation.rows),
         exhibits=_render_exhibits(validation.exhibits),
-        flows=_render_flows(find_flows(forms[0])),
+        flows=_render_flow_table(validation.flows) + _render_flows(find_flows(forms[0])),
         layers=_render_layers(validation.bisection),
         origins=_render_origins([describe_origin(form) for form in forms]),
         again=_render_again(command),
@@ -129,24 +126,8 @@ def describe_origin(form: Form) -> Origin:
 
 def find_flows(form: Form) -> list[np.ndarray]:
     """The flows [1,2,H,W] at the warps of a form, on a frame that suits its padding."""
-    (sample,) = make_samples([choose_sizes(form.padding)[0]], TIMESTEPS[-1:], INPUT_SEED)
-    if isinstance(form, DonorForm):
-        from surgery.engines.torch import TorchEngine
-
-        engine = TorchEngine(form.opened.network)
-        engine.run([sample])
-        return engine.flows[0]
-    inputs = network_inputs(sample, form.padding)
-    probed: ProbedHub | ProbedFolder
-    if isinstance(form, HubForm):
-        probed = ProbedHub(form.model)
-    elif isinstance(form, FolderForm) and not is_folder_of_three(form):
-        probed = ProbedFolder(form.folder)
-    else:
-        return []
-    values = probed.record(inputs)
-    moving = [one for one in probed.places if one.kind in (warp.OP_TYPE, WARP_LAYER)]
-    return [values[one.inputs[1]] for one in moving if one.inputs[1] in values]
+    samples = make_samples([choose_sizes(form.padding)[0]], TIMESTEPS[-1:], INPUT_SEED)
+    return next(iter(read_flows(form, samples)), [])
 
 
 # ---- how it looks ------------------------------------------------------------------------------
@@ -275,6 +256,30 @@ def choose_window(shape: Sequence[int], worst: Sequence[int] = ()) -> tuple[slic
         start = min(max(place - most // 2, 0), max(size - most, 0))
         parts.append(slice(start, start + most))
     return (slice(None), slice(None), *parts)
+
+
+def _render_flow_table(flows: Sequence[FrameFlows]) -> str:
+    """How large the flows were at every size and timestep, from the stillest to the fastest."""
+    if not flows:
+        return ""
+    numbers = ("warps", "median px", "99 % px", "varies in x by", "in y by")
+    return _render_table(("frame", "t"), numbers, [_render_frame_flows(one) for one in flows])
+
+
+def _render_frame_flows(flows: FrameFlows) -> str:
+    def span(values: Sequence[float]) -> str:
+        return _number(f"{min(values):.1f} to {max(values):.1f}" if values else "-")
+
+    return "".join(
+        (
+            f"<td>{flows.width}x{flows.height}</td><td>{flows.timestep:g}</td>",
+            _number(str(len(flows.warps))),
+            *(
+                span([getattr(one, name) for one in flows.warps])
+                for name in ("median", "p99", "std_x", "std_y")
+            ),
+        )
+    )
 
 
 def _render_flows(flows: Sequence[np.ndarray]) -> str:

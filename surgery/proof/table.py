@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from surgery.proof.tolerances import Metric
@@ -10,7 +11,7 @@ from surgery.proof.tolerances import Metric
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from surgery.proof.validate import Row, Validation
+    from surgery.proof.validate import FrameFlows, Row, Validation
 
 
 def make_table(validation: Validation) -> Table:
@@ -22,7 +23,12 @@ def make_table(validation: Validation) -> Table:
     from rich.table import Table
 
     verdict = "[green]same[/green]" if validation.passed else "[red]DIFFERENT[/red]"
-    table = Table(title=f"{escape(validation.reference)}: {verdict}", title_justify="left")
+    table = Table(
+        title=f"{escape(validation.reference)}: {verdict}",
+        title_justify="left",
+        caption=describe_flows(validation.flows),
+        caption_justify="left",
+    )
     for heading in ("engine", "frame", "max error", "PSNR dB", "accepted", ""):
         right = heading in ("max error", "PSNR dB")
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
@@ -40,6 +46,18 @@ def make_table(validation: Validation) -> Table:
             "ok" if worst.verdict.passed else "[red]FAILED[/red]",
         )
     return table
+
+
+def describe_flows(flows: Sequence[FrameFlows]) -> str:
+    """How far the warps of the reference moved their images, over all frames."""
+    warps = [one for frame in flows for one in frame.warps]
+    if not warps:
+        return ""
+    medians = [one.median for one in warps]
+    return (
+        f"flows: median {min(medians):.1f} to {max(medians):.1f} px, 99 % within "
+        f"{max(one.p99 for one in warps):.1f} px, at {len(flows[0].warps)} warps"
+    )
 
 
 def describe_bound(row: Row) -> str:

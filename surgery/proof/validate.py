@@ -13,6 +13,7 @@ from surgery.engines import Engine, Sample
 from surgery.errors import EngineDied, EngineError, KernelMissing, ProofFailed
 from surgery.progress import Progress, silent
 from surgery.proof.compare import Comparison, Verdict, compare, judge
+from surgery.proof.flows import read_flows
 from surgery.proof.forms import (
     ON_CPU,
     ON_VULKAN,
@@ -25,7 +26,7 @@ from surgery.proof.forms import (
 )
 from surgery.proof.inputs import make_samples
 from surgery.proof.ranges import find_overflows
-from surgery.proof.statistics import measure_flows, pick_largest, too_small
+from surgery.proof.statistics import FlowStatistics, measure_flows, pick_largest, too_small
 from surgery.proof.structure import Finding
 from surgery.proof.tolerances import (
     NCNN_FP16_WEIGHTS,
@@ -101,6 +102,23 @@ class Exhibit:
     found: np.ndarray | None
 
 
+@dataclasses.dataclass(frozen=True)
+class FrameFlows:
+    """The flows of the reference on one frame.
+
+    Attributes:
+        width: of the frame, in pixels.
+        height: of the frame, in pixels.
+        timestep: between 0 and 1.
+        warps: what was measured, in the order of the warps.
+    """
+
+    width: int
+    height: int
+    timestep: float
+    warps: tuple[FlowStatistics, ...]
+
+
 @dataclasses.dataclass
 class Validation:
     """Everything that was found; `passed` is the verdict.
@@ -113,6 +131,7 @@ class Validation:
             flows too small to prove a warp, branches that the donor alone would have taken.
         bisection: where the two forms part, if that was asked for.
         exhibits: the worst frame of every engine, for a report.
+        flows: those of the reference at every size and timestep; empty where it shows none.
         blame: who is at fault on this machine, if that was asked for or a runtime failed.
     """
 
@@ -122,6 +141,7 @@ class Validation:
     warnings: list[str] = dataclasses.field(default_factory=list)
     bisection: Bisection | None = None
     exhibits: list[Exhibit] = dataclasses.field(default_factory=list)
+    flows: list[FrameFlows] = dataclasses.field(default_factory=list)
     blame: Blame | None = None
 
     @property
@@ -170,6 +190,7 @@ class Validation:
                             for form, finding in self.findings
                         ],
                         "warnings": self.warnings,
+                        "flows": [dataclasses.asdict(one) for one in self.flows],
                         "blame": dataclasses.asdict(self.blame) if self.blame else None,
                         "bisection": self.bisection.to_facts() if self.bisection else None,
                     }
@@ -356,8 +377,11 @@ class _Contest:
 
     def _find_truth(self, reference: Form, against: str) -> list[np.ndarray]:
         if against not in self._truths:
-            frames = self._run(reference.make_engine(self._engine), self._samples)
-            self._truths[against] = frames
+            engine = reference.make_engine(self._engine)
+            self._truths[against] = self._run(engine, self._samples)
+            if not self.validation.flows:
+                # Rounded or not, they are as large.
+                self._measure_flows(reference, engine)
         return self._truths[against]
 
     def _choose_samples(self, few: bool) -> list[int]:
@@ -408,16 +432,24 @@ class _Contest:
     def _run(self, engine: Engine, samples: Sequence[Sample]) -> list[np.ndarray]:
         self._progress(f"running {engine.name} on {len(samples)} frames")
         frames = engine.run(samples)
-        # Only torch shows its flows, and where its source would have branched otherwise.
+        # Only torch knows where its source would have branched otherwise.
         for decision in getattr(engine, "overruled", ()):
             self._warn(
                 f"torch alone would have taken another branch than the model has: {decision.words}"
             )
-        measured = [measure_flows(flows) for flows in getattr(engine, "flows", ())]
+        return frames
+
+    def _measure_flows(self, reference: Form, engine: Engine) -> None:
+        # Torch shows its flows as it runs.
+        flows = getattr(engine, "flows", None) or read_flows(reference, self._samples)
+        measured = [measure_flows(one) for one in flows]
+        self.validation.flows = [
+            FrameFlows(*sample.in0.shape[:1:-1], sample.timestep, tuple(one))
+            for sample, one in zip(self._samples, measured, strict=bool(measured))
+        ]
         complaint = too_small(pick_largest(measured, PROVING_FLOW), PROVING_FLOW)
         if complaint:
             self._warn(f"the flows may be too small to prove the warps: {complaint}")
-        return frames
 
     def _warn(self, sentence: str) -> None:
         if sentence not in self.validation.warnings:

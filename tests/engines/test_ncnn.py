@@ -149,10 +149,17 @@ def test_the_largest_magnitude_of_every_blob_is_measured_when_asked_for(
     assert plain.largest == {}
 
 
-def test_large_frames_are_not_measured(folder: Path, make_sample: MakeSample) -> None:
+def test_large_frames_are_measured_in_their_middle(folder: Path, make_sample: MakeSample) -> None:
+    sample = make_sample(640, 512)
+    sample.in0[...] = 0.25
+    sample.in0[0, 0, 320, 256] = 0.875
+    sample.in0[..., :64, :] = 0.9375
     engine = NcnnEngine(folder, PADDING, ranges=True)
-    engine.run([make_sample(520, 512)])
-    assert engine.largest == {}
+    recording = engine.record([sample])
+    assert engine.largest["in0"] == 0.875
+    # Of that sample nothing else is told.
+    assert len(recording.frames) == len(recording.seconds) == 1
+    assert recording.frames[0].shape == sample.in0.shape
 
 
 def test_a_layer_that_works_in_place_may_read_an_input(

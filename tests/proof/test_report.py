@@ -27,8 +27,9 @@ from surgery.proof.forms import FolderForm
 from surgery.proof.inputs import make_samples
 from surgery.proof.probes import Place
 from surgery.proof.report import WINDOW, render_report
+from surgery.proof.statistics import FlowStatistics
 from surgery.proof.tolerances import NCNN_FP32, Tolerance
-from surgery.proof.validate import Exhibit, Row, Validation
+from surgery.proof.validate import Exhibit, FrameFlows, Row, Validation
 
 SIZE = (160, 96)
 WIDTHS = (1280, 420)
@@ -211,6 +212,15 @@ def test_shapes_that_differ_are_told_without_pictures() -> None:
     validation.rows.append(row)
     validation.exhibits.append(Exhibit(row, exhibit.sample, exhibit.wanted, found))
     assert "the shape is" in _render(validation)
+
+
+def test_the_flows_of_every_frame_are_told() -> None:
+    validation = _make_validation()
+    warps = tuple(FlowStatistics(median, 9.0, 1.0, 1.5) for median in (2.0, 7.25))
+    validation.flows.append(FrameFlows(*SIZE, 0.25, warps))
+    page = _strip(_render(validation))
+    assert "2.0 to 7.2 9.0 to 9.0 1.0 to 1.0 1.5 to 1.5" in page
+    assert "varies in x by" not in _strip(_render(_make_validation()))
 
 
 def test_an_engine_that_died_is_told_without_pictures_and_numbers() -> None:

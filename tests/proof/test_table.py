@@ -9,9 +9,10 @@ from rich.console import Console
 
 from surgery.proof.compare import Comparison, Verdict, compare, judge
 from surgery.proof.inputs import make_samples
-from surgery.proof.table import make_table
+from surgery.proof.statistics import FlowStatistics
+from surgery.proof.table import describe_flows, make_table
 from surgery.proof.tolerances import NCNN_FP32, RUNTIME_CPU_FP32, RUNTIME_VULKAN, Tolerance
-from surgery.proof.validate import Row, Validation
+from surgery.proof.validate import FrameFlows, Row, Validation
 
 
 def make_row(tolerance: Tolerance, timestep: float, error: float) -> Row:
@@ -35,6 +36,13 @@ def test_timesteps_share_a_line_that_shows_the_worst() -> None:
     assert "1.0e-05" in text
     assert "<= 5e-05" in text
     assert "FAILED" not in text
+
+
+def test_the_flows_are_told_below() -> None:
+    warps = (FlowStatistics(2.0, 9.0, 1.0, 1.0), FlowStatistics(7.0, 30.0, 1.0, 1.0))
+    flows = [FrameFlows(64, 32, 0.5, warps)]
+    assert describe_flows(flows) == ("flows: median 2.0 to 7.0 px, 99 % within 30.0 px, at 2 warps")
+    assert describe_flows([]) == ""
 
 
 def test_where_nothing_was_computed_no_number_shows() -> None:

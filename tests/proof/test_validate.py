@@ -34,7 +34,12 @@ from surgery.proof.forms import (
     choose_rounding,
 )
 from surgery.proof.structure import Finding
-from surgery.proof.tolerances import NCNN_FP16_WEIGHTS, NCNN_FP32
+from surgery.proof.tolerances import (
+    NCNN_FP16_WEIGHTS,
+    NCNN_FP32,
+    PROVING_FLOW,
+    WARP_POSITION,
+)
 from surgery.proof.validate import (
     Row,
     Validation,
@@ -436,6 +441,41 @@ def test_a_branch_that_torch_alone_would_have_taken_is_told() -> None:
     assert "another branch" in warning
     assert "abs().max() > 32" in warning
     assert loud.passed, "what every conversion computes is still comparable"
+
+
+def test_flows_are_measured_whatever_the_reference_is(
+    opened: OpenDonor, hub: onnx.ModelProto, folder: Path
+) -> None:
+    measured = []
+    for form in (DonorForm(opened), HubForm(hub, "hub"), FolderForm(folder)):
+        validation = validate_forms(
+            form,
+            [HubForm(hub, "hub")],
+            engines=["onnxruntime-function"],
+            sizes=SIZES,
+            timesteps=TIMESTEPS,
+        )
+        (flows,) = validation.flows
+        assert ((flows.width, flows.height), flows.timestep) == (SIZES[0], TIMESTEPS[0])
+        read = json.loads(validation.to_json())
+        assert len(read["flows"][0]["warps"]) == len(flows.warps) > 4
+        measured.append(np.sort([one.median for one in flows.warps]))
+    for medians in measured[1:]:
+        assert WARP_POSITION.accepts(float(np.abs(medians - measured[0]).max()))
+    # The control: the warps differ by more than that.
+    assert not WARP_POSITION.accepts(float(np.ptp(measured[0])))
+
+
+def test_flows_that_are_too_small_are_told_without_torch(
+    hub: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demanding = dataclasses.replace(PROVING_FLOW, least_median=1e3)
+    monkeypatch.setattr("surgery.proof.validate.PROVING_FLOW", demanding)
+    form = HubForm(hub, "hub")
+    name = ["onnxruntime-function"]
+    validation = validate_forms(form, [form], engines=name, sizes=SIZES, timesteps=TIMESTEPS)
+    (warning,) = validation.warnings
+    assert "too small to prove the warps: warp 0: the median flow" in warning
 
 
 # ---- the proof of a conversion -----------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_other_settings_and_other_sources_make_a_result_stale(
 
     for seed in (1, 2):
         resume.run_cases([resume.Case("one", {"seed": seed})], measure, _arguments(tmp_path))
-    monkeypatch.setattr(resume, "hash_sources", lambda command: "of other sources")
+    monkeypatch.setattr(resume, "hash_sources", lambda: "of other sources")
     resume.run_cases([resume.Case("one", {"seed": 2})], measure, _arguments(tmp_path))
     assert calls == [1, 2, 2]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import importlib.util
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,16 +97,16 @@ def test_only_what_resizes_the_timestep_is_proven_equivalent(jury: Jury) -> None
             assert bool(proof) == (trace_source(graph, layer.inputs[0]) == "in2")
 
 
-def test_results_are_taken_up_again_and_a_crash_counts_as_found(tmp_path: Path) -> None:
+def test_results_are_taken_up_again_and_what_was_interrupted_is_no_kill(tmp_path: Path) -> None:
     from checks.jury import Judgement
     from checks.mutants import Results
     from checks.mutations import Mutant
 
-    crashed, judged, later = (Mutant(VERSION, "drop_bias", name) for name in "abc")
+    begun, judged, later = (Mutant(VERSION, "drop_bias", name) for name in "abc")
     path = tmp_path / "results.jsonl"
     first = Results(path)
     first.expect(VERSION, "state")
-    first.begin(crashed)
+    first.begin(begun)
     first.begin(judged)
     first.end(judged, Judgement(True, "all", ""))
 
@@ -111,11 +114,86 @@ def test_results_are_taken_up_again_and_a_crash_counts_as_found(tmp_path: Path) 
     second.expect(VERSION, "state")
     assert second.find(later) is None
     assert second.find(judged) == Judgement(True, "all", "")
-    found = second.find(crashed)
-    assert found is not None
-    assert found.by == "crash"
+    assert second.find(begun) is None
+    assert [second.is_suspect(one) for one in (begun, judged, later)] == [True, False, False]
     second.expect(VERSION, "another state of model or proof")
     assert second.find(judged) is None
+    assert not second.is_suspect(begun)
+
+
+def test_a_suspect_is_judged_in_a_process_of_its_own(
+    jury: Jury, kept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from checks import mutants
+    from checks.jury import Judgement
+    from checks.mutations import list_mutants
+
+    def crash(*_: object) -> None:
+        raise ChildProcessError("its process died of it (SIGSEGV)")
+
+    monkeypatch.setattr(jury, "judge", lambda graph: Judgement(True, "all", "nothing"))
+    monkeypatch.setattr(mutants, "run_apart", crash)
+    suspect, other = list_mutants(VERSION, jury.made.graph, 2, seed=1)
+    kept.begin(suspect)
+    assert mutants.judge_version(jury, [suspect, other], kept)
+    assert kept.find(suspect).by == "crash"
+    assert kept.find(other).passed
+
+
+def test_a_crash_is_told_from_a_process_that_was_ended_otherwise() -> None:
+    from checks.mutants import run_apart
+
+    assert run_apart(len, "abc") == 3
+    with pytest.raises(ChildProcessError, match="SIGABRT"):
+        run_apart(signal.raise_signal, signal.SIGABRT)
+    for ending in (signal.SIGKILL, signal.SIGTERM):
+        with pytest.raises(RuntimeError, match="without a result"):
+            run_apart(signal.raise_signal, ending)
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        run_apart(int, "no number")
+
+
+def test_the_command_has_to_say_that_a_mutant_differs() -> None:
+    from checks.mutants import Said, is_found, refuse_wrong_original
+
+    differs, same, broken = Said(1, False, ""), Said(0, True, ""), Said(1, None, "no engine")
+    assert is_found(differs)
+    assert not is_found(same)
+    with pytest.raises(RuntimeError, match=r"no verdict.*no engine"):
+        is_found(broken)
+    refuse_wrong_original(VERSION, same)
+    for wrong in (differs, broken):
+        with pytest.raises(RuntimeError, match="fails the right conversion"):
+            refuse_wrong_original(VERSION, wrong)
+
+
+def test_the_command_passes_the_original_in_fp16_and_fails_a_mutant(jury: Jury) -> None:
+    from checks.mutants import is_found, refuse_wrong_original, run_command
+    from checks.mutations import Mutant
+
+    graph = jury.made.graph
+    refuse_wrong_original(VERSION, run_command(jury, graph))
+    layer = next(one.name for one in graph.layers if one.type == "Sigmoid")
+    assert is_found(run_command(jury, Mutant(VERSION, "negate_mask", layer).plant(graph)))
+
+
+def test_whatever_judges_is_part_of_the_key_of_a_result() -> None:
+    from checks import resume
+
+    listed = {str(path.relative_to(resume.ROOT)) for path in resume.list_sources()}
+    for name in ("jury", "mutations", "mutants", "first_layer"):
+        assert f"tools/checks/{name}.py" in listed
+    for name in ("engines/banded_warp", "formats/ncnn_shapes", "hub/warp", "proof/compare"):
+        assert f"surgery/{name}.py" in listed
+
+
+@pytest.mark.parametrize("command", ["first_layer", "no_false_alarm"])
+def test_nothing_that_was_judged_is_no_success(command: str, tmp_path: Path) -> None:
+    module = importlib.import_module(f"checks.{command}")
+    arguments = argparse.Namespace(
+        command=command, only="no such case", list=False, kept=False, results=tmp_path
+    )
+    assert module.run(arguments) == 1
 
 
 def test_a_wrong_original_stops_the_check(

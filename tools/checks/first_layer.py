@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name, one in wrong.items():
         print(f"{name}: {one.get('error') or one['words']}")
     print(f"the layer named is the changed one for {len(results) - len(wrong)} of {len(results)}")
-    return 1 if wrong else 0
+    return 1 if wrong or not results else 0
 
 
 def list_cases() -> list[Case]:

@@ -1,9 +1,10 @@
 """Plant faults in converted models: the proof has to find every one of them.
 
-Most mutants are judged in this process at small sizes, some go through `surgery validate`. Results
-are kept in a file, so that an interrupted run goes on where it was; a mutant that took the process
-down counts as found. A mutant that survives is a hole in the proof, unless `prove_equivalent` shows
-that it computes the same as the original.
+Most mutants are judged in this process at small sizes, some go through `surgery validate` with fp16
+weights, as the default conversion has them. Results are kept in a file, so that an interrupted run
+goes on where it was: a mutant that was begun and not ended is then judged in a process of its own,
+and counts as found when that crashes. A mutant that survives is a hole in the proof, unless
+`prove_equivalent` shows that it computes the same as the original.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from checks import resume
 from checks.jury import Judgement, Jury, digest
 from checks.mutations import OPERATORS, Mutant, list_mutants, trace_source
 from surgery.formats.ncnn_param import NcnnGraph
@@ -40,14 +45,8 @@ VERSIONS = (
     "4.22.lite",
     "4.26",
 )
-ROOT = Path(__file__).parents[2]
-# What a judgement depends on, beyond the model.
-JUDGING = (
-    *(f"tools/checks/{name}.py" for name in ("jury", "mutations")),
-    *(f"surgery/proof/{name}.py" for name in ("compare", "inputs", "ranges", "tolerances")),
-    "surgery/proof/structure.py",
-    "surgery/engines/ncnn_worker.py",
-)
+# What a process dies of that reads or frees what is not its own; others may be anybody's doing.
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 # Ways to resize, all of which keep a plane of one value as it is.
 RESIZING = ("resize_to_nearest", "align_corners")
 
@@ -70,7 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
     deadline = time.monotonic() + (arguments.seconds or float("inf"))
     mutants: list[Mutant] = []
     proofs: dict[Mutant, str] = {}
-    sources = digest(*((ROOT / path).read_bytes() for path in JUDGING))
     is_done = True
     for version in arguments.versions:
         if time.monotonic() > deadline:
@@ -82,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
             for mutant in list_mutants(version, jury.made.graph, arguments.count, SEED)
             if mutant.operator in arguments.operators
         ]
-        kept.expect(version, digest(sources.encode(), jury.digest_model().encode()))
+        state = digest(resume.hash_sources().encode(), jury.digest_model().encode())
+        kept.expect(version, state)
         is_done &= judge_version(jury, chosen, kept, deadline)
         mutants += chosen
         proofs |= {mutant: prove_equivalent(jury.made.graph, mutant) for mutant in chosen}
@@ -97,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             [one for one in mutants if one not in alive and _is_held(kept.find(one))],
             arguments.through_command,
         )
-    return 1 if survivors else 0
+    return 1 if survivors or not mutants else 0
 
 
 class Results:
@@ -119,13 +118,19 @@ class Results:
         self._states[version] = state
 
     def find(self, mutant: Mutant) -> Judgement | None:
-        """The judgement of a mutant; one that was begun and never ended died of the mutant."""
-        entry = self._lines.get((mutant.name, self._states[mutant.version]))
-        if entry is None:
+        """The judgement of a mutant, None for one that has none."""
+        entry = self._find_entry(mutant)
+        if entry is None or "by" not in entry:
             return None
-        if "by" not in entry:
-            return Judgement(False, "crash", "the process died of it")
         return Judgement(entry["passed"], entry["by"], entry["what"])
+
+    def is_suspect(self, mutant: Mutant) -> bool:
+        """Whether a mutant was begun and never ended: it may have killed what judged it."""
+        entry = self._find_entry(mutant)
+        return entry is not None and "by" not in entry
+
+    def _find_entry(self, mutant: Mutant) -> dict[str, Any] | None:
+        return self._lines.get((mutant.name, self._states[mutant.version]))
 
     def begin(self, mutant: Mutant) -> None:
         """Note that a mutant is about to be run."""
@@ -158,13 +163,55 @@ def judge_version(
             continue
         if time.monotonic() > deadline:
             return False
-        kept.begin(mutant)
-        mutated = mutant.plant(jury.made.graph)
-        judgement = jury.judge(mutated)
+        if kept.is_suspect(mutant):
+            judgement = judge_apart(mutant)
+        else:
+            kept.begin(mutant)
+            judgement = jury.judge(mutant.plant(jury.made.graph))
         kept.end(mutant, judgement)
         mark = "SURVIVED" if judgement.passed else judgement.by
         print(f"{number}/{len(mutants)} {mutant.name}: {mark}", flush=True)
     return True
+
+
+def judge_apart(mutant: Mutant) -> Judgement:
+    """Judge a mutant in a process of its own, which it may crash."""
+    try:
+        judgement: Judgement = run_apart(_judge_one, mutant)
+    except ChildProcessError as crash:
+        return Judgement(False, "crash", str(crash))
+    return judgement
+
+
+def _judge_one(mutant: Mutant) -> Judgement:
+    jury = Jury(mutant.version, SEED)
+    return jury.judge(mutant.plant(jury.made.graph))
+
+
+def run_apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a function in a process of its own.
+
+    Raises:
+        ChildProcessError: the process crashed.
+        RuntimeError: it ended otherwise without a result: by an exception, or by somebody's hand.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, work, arguments))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+    code = process.exitcode or 0
+    if -code in CRASHES:
+        raise ChildProcessError(f"its process died of it ({signal.Signals(-code).name})")
+    raise RuntimeError(f"a process was ended without a result (exit code {code}); run again")
+
+
+def _answer(sender: Connection, work: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    sender.send(work(*arguments))
 
 
 def prove_equivalent(graph: NcnnGraph, mutant: Mutant) -> str:
@@ -196,19 +243,61 @@ def report(mutants: Sequence[Mutant], kept: Results, proofs: Mapping[Mutant, str
 
 
 def judge_through_command(mutants: Sequence[Mutant], count: int) -> list[Mutant]:
-    """Give some mutants, spread over all, to `surgery validate`; those that it passes return."""
+    """Give some mutants, spread over all, to `surgery validate`; those that it passes return.
+
+    Raises:
+        RuntimeError: the command does not pass the right conversion of a version, or has no
+            verdict on a mutant.
+    """
     survivors: list[Mutant] = []
     sample = mutants[:: max(len(mutants) // count, 1)][:count]
     jury: Jury | None = None
     for mutant in sample:
         if jury is None or jury.version != mutant.version:
             jury = Jury(mutant.version, SEED)
-        code, said = run_command(jury, mutant.plant(jury.made.graph))
-        print(f"surgery validate: exit {code}: {mutant.name}: {said}", flush=True)
-        if code != 1:
+            refuse_wrong_original(mutant.version, run_command(jury, jury.made.graph))
+        said = run_command(jury, mutant.plant(jury.made.graph))
+        print(f"surgery validate: exit {said.code}: {mutant.name}: {said.words}", flush=True)
+        if not is_found(said):
             survivors.append(mutant)
     print(f"through the command: {len(sample) - len(survivors)} of {len(sample)} found")
     return survivors
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What `surgery validate` said.
+
+    Attributes:
+        code: its exit status.
+        passed: the verdict in its JSON; None where it wrote none.
+        words: its first complaint.
+    """
+
+    code: int
+    passed: bool | None
+    words: str
+
+
+def refuse_wrong_original(version: str, said: Said) -> None:
+    """Stop where the command finds a right conversion at fault: it would find anything.
+
+    Raises:
+        RuntimeError: it does.
+    """
+    if said.code != 0 or said.passed is not True:
+        raise RuntimeError(f"{version}: surgery validate fails the right conversion: {said}")
+
+
+def is_found(said: Said) -> bool:
+    """Whether the command found a mutant to differ.
+
+    Raises:
+        RuntimeError: it came to no verdict, which is no sign of a fault being found.
+    """
+    if said.passed is None:
+        raise RuntimeError(f"surgery validate came to no verdict: {said}")
+    return said.code == 1 and not said.passed
 
 
 def _is_held(judgement: Judgement | None) -> bool:
@@ -218,15 +307,17 @@ def _is_held(judgement: Judgement | None) -> bool:
     return not judgement.what.startswith("graph:") or "warps;" in judgement.what
 
 
-def run_command(jury: Jury, graph: NcnnGraph) -> tuple[int, str]:
-    """Exit status and first complaint of `surgery validate` on a hub model and a folder."""
+def run_command(jury: Jury, graph: NcnnGraph) -> Said:
+    """Let `surgery validate` compare a hub model with a folder of fp16 weights."""
+    options = dataclasses.replace(jury.made.options, fp16=True)
     with tempfile.TemporaryDirectory(prefix="rife") as scratch:
-        hub, folder = Path(scratch) / "hub.onnx", Path(scratch) / "model"
+        hub, folder, verdict = (Path(scratch) / name for name in ("hub.onnx", "model", "said.json"))
         hub.write_bytes(jury.hub.to_onnx().SerializeToString())
         folder.mkdir()
-        dataclasses.replace(jury.made, graph=graph).write(folder)
+        dataclasses.replace(jury.made, graph=graph, options=options).write(folder)
         command = [sys.executable, "-c", "from surgery.cli import main; main()", "validate"]
-        command += [str(hub), str(folder), "--size", "128x128"]
+        command += [str(hub), str(folder), "--size", "128x128", "--json", str(verdict)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
+        passed = json.loads(verdict.read_text())["passed"] if verdict.is_file() else None
     lines = result.stderr.strip().splitlines()
-    return result.returncode, lines[0] if lines else ""
+    return Said(result.returncode, passed, lines[0] if lines else "")

@@ -1,8 +1,8 @@
 """Run many cases one after the other, and keep what each gave: a second run goes on from there.
 
-A result is kept under a key made of the package's sources, its kernel, the checking command and the
-case, so that what any of them changes is done again. What raised is told, counts as failed, and is
-not kept.
+A result is kept under a key made of the package's sources, its kernel, all checking commands (one
+judges by what another defines) and the case, so that what any of them changes is done again. What
+raised is told, counts as failed, and is not kept.
 """
 
 from __future__ import annotations
@@ -102,17 +102,22 @@ def _read_kept(path: Path, key: str) -> Result | None:
 def make_key(command: str, case: Case) -> str:
     """The key under which a case's result is kept."""
     settings = json.dumps([command, case.name, dict(case.settings)], sort_keys=True)
-    return hashlib.sha256((hash_sources(command) + settings).encode()).hexdigest()
+    return hashlib.sha256((hash_sources() + settings).encode()).hexdigest()
 
 
 @functools.cache
-def hash_sources(command: str) -> str:
-    """Hash the package, its kernel and the modules of a checking command."""
+def hash_sources() -> str:
+    """Hash the package, its kernel and the checking commands: all that a judgement depends on."""
     digest = hashlib.sha256()
-    sources = sorted((ROOT / "surgery").rglob("*.py"))
-    for path in (*sources, *_find_kernel(), *_find_checks(command)):
+    for path in list_sources():
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def list_sources() -> list[Path]:
+    """The files that `hash_sources` reads."""
+    package = sorted((ROOT / "surgery").rglob("*.py"))
+    return [*package, *_find_kernel(), *sorted(Path(__file__).parent.glob("*.py"))]
 
 
 def _find_kernel() -> list[Path]:
@@ -120,8 +125,3 @@ def _find_kernel() -> list[Path]:
         return [ops_library()]
     except KernelMissing:
         return []
-
-
-def _find_checks(command: str) -> list[Path]:
-    name = command.replace("-", "_")
-    return [Path(__file__), *sorted(Path(__file__).parent.glob(f"{name}*.py"))]
