@@ -443,10 +443,10 @@ class _Contest:
         # Torch shows its flows as it runs.
         flows = getattr(engine, "flows", None) or read_flows(reference, self._samples)
         measured = [measure_flows(one) for one in flows]
-        self.validation.flows = [
-            FrameFlows(*sample.in0.shape[:1:-1], sample.timestep, tuple(one))
-            for sample, one in zip(self._samples, measured, strict=bool(measured))
-        ]
+        for sample, one in zip(self._samples, measured, strict=bool(measured)):
+            height, width = sample.in0.shape[-2:]
+            frame = FrameFlows(width, height, sample.timestep, tuple(one))
+            self.validation.flows.append(frame)
         complaint = too_small(pick_largest(measured, PROVING_FLOW), PROVING_FLOW)
         if complaint:
             self._warn(f"the flows may be too small to prove the warps: {complaint}")
