@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
+    from surgery.collection.tally import Score
     from surgery.diagnosis.examine import Examination
     from surgery.doors import CheckUp
     from surgery.hub.model import HubMetadata
@@ -208,7 +209,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 def _announce(message: str) -> None:
     """Say what a person may want while the command runs, and what no output is made of."""
     if not State.quiet:
-        typer.echo(message, err=True)
+        typer.echo(_printable(message), err=True)
 
 
 def _say(message: str) -> None:
@@ -698,6 +699,7 @@ def score(
     layout: Annotated[str | None, typer.Option(metavar="NAME", help="Default: recognised")] = None,
     every: Annotated[int, typer.Option(metavar="N", help="Of a sequence, give one frame of N")] = 2,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only N clips")] = None,
+    json: Annotated[bool, _flag("--json", does="Write JSON instead of tables")] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -731,22 +733,32 @@ def score(
             progress=progress,
             announce=_announce,
         )
-    _say(f"{found.dataset}: {len(found.clips)} clips, arranged as {found.layout}")
-    for one in found.standings:
-        if one.total is not None:
-            told = f"PSNR {one.total.psnr:.3f} dB, SSIM {one.total.ssim:.5f}"
-            if one.difference is not None:
-                told += (
-                    f"; against its donor {one.difference.mean:+.3f} dB, "
-                    f"at most {one.difference.largest:+.3f}"
-                )
-            _say(f"{one.label}: {told}")
-        if one.note:
-            _say(f"  note: {one.note}")
-    for name, fault in found.faults.items():
-        _say(f"{name} cannot be read: {fault}")
+    if json:
+        typer.echo(found.to_json(), nl=False)
+    else:
+        _show_score(found)
     if found.faults or any(one.total is None for one in found.standings):
         raise typer.Exit(1)
+
+
+def _show_score(found: Score) -> None:
+    if State.quiet:
+        return
+    from rich.console import Console
+
+    from surgery.collection.score import WORST
+    from surgery.collection.table import make_clips_table, make_table
+
+    console = Console()
+    console.print(_Printable(make_table(found)))
+    if (clips := make_clips_table(found, WORST)) is not None:
+        console.print(_Printable(clips))
+    for one in found.standings:
+        if one.note:
+            console.print(f"note: {_printable(one.note)}", style="yellow", markup=False)
+    for name, fault in found.faults.items():
+        told = _printable(f"{name} cannot be read: {fault}")
+        console.print(told, style="red", markup=False)
 
 
 @_command

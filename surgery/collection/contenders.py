@@ -110,11 +110,13 @@ class Pairing:
         model: the converted one.
         donor: None where it is not to be had.
         note: why not.
+        fault: why the model itself cannot take part.
     """
 
     model: Contender
     donor: Contender | None
     note: str = ""
+    fault: str = ""
 
 
 def list_folders(paths: Sequence[Path]) -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -48,6 +49,7 @@ class Clip:
         in1: the frame at time 1.
         truths: what is between, each with its timestep.
         group: a part of the dataset with a total of its own; empty where there are none.
+        fault: why it cannot be read, where whoever made the clip found that.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Clip:
     in1: Picture
     truths: tuple[tuple[float, Picture], ...]
     group: str = ""
+    fault: str = ""
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -125,10 +128,14 @@ def open_dataset(
         raise SurgeryError(f"--dataset {path} looks like no dataset; accepted:\n{expected}")
     dataset = Dataset(path, chosen, every, limit)
     lacking: list[Picture] = []
+    fault = ""
     for clip in dataset.read():
+        fault = fault or clip.fault
         lacking = [one for one in clip.pictures if isinstance(one, Path) and not one.is_file()]
-        if not lacking:
+        if not lacking and not clip.fault:
             return dataset
+    if fault:
+        raise SurgeryError(fault)
     if lacking:
         raise SurgeryError(f"--dataset {path}: no clip is whole; {lacking[0]} is not there")
     raise SurgeryError(f"--dataset {path} has no clip; {chosen.name} is {chosen.expects}")
@@ -223,8 +230,11 @@ def _read_snu_film(path: Path, every: int) -> Iterator[Clip]:
             if len(names) < 3:
                 raise SurgeryError(f"{listed}, line {number}: three paths are expected")
             frames = [_find_listed(path, name) for name in names]
-            middle = Path(names[len(names) // 2])
-            yield _make_clip(f"{group}/{middle.parent.name}/{middle.stem}", frames, group)
+            # The lists of several scenes have numbers in common, and so have the scenes of several
+            # sources: the whole path tells them apart.
+            middle = frames[len(frames) // 2]
+            inside = middle.relative_to(path) if middle.is_relative_to(path) else middle
+            yield _make_clip(f"{group}/{inside.with_suffix('').as_posix()}", frames, group)
 
 
 def _find_listed(root: Path, name: str) -> Path:
@@ -253,8 +263,18 @@ def _is_video(path: Path) -> bool:
 
 def _read_video(path: Path, every: int) -> Iterator[Clip]:
     videos = _list_videos(path)
+    stems = Counter(video.stem for video in videos)
     for video in videos:
-        yield from _cut(_decode(video), every, video.stem if len(videos) > 1 else "")
+        group = video.stem if stems[video.stem] == 1 else video.name
+        yield from _read_one_video(video, every, group if len(videos) > 1 else "")
+
+
+def _read_one_video(path: Path, every: int, group: str) -> Iterator[Clip]:
+    """The clips of a video; where it breaks, one that says so is the last."""
+    try:
+        yield from _cut(_decode(path), every, group)
+    except SurgeryError as error:
+        yield Clip(f"{path.name}, the rest", path, path, ((0.5, path),), group, str(error))
 
 
 def _decode(path: Path) -> Iterator[np.ndarray]:

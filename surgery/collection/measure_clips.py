@@ -84,6 +84,8 @@ def measure_clips(trial: Trial) -> Measured:
 
 def find_fault(clip: Clip) -> str:
     """Why a clip cannot be measured: a picture is absent or broken, or of another size."""
+    if clip.fault:
+        return clip.fault
     try:
         shapes = {load_picture(picture).shape for picture in clip.pictures}
     except SurgeryError as error:

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from surgery.collection.contenders import Contender, Pairing, list_folders, pair
 from surgery.collection.crew import Crew, Done, Job, open_crew
@@ -28,7 +28,7 @@ from surgery.collection.plan import hash_file
 from surgery.collection.read_record import read_record
 from surgery.collection.tally import ClipName, Figures, Score, add_up
 from surgery.engines.frames import to_8bit
-from surgery.errors import OutputExists, SurgeryError
+from surgery.errors import FormatError, OutputExists, SurgeryError
 from surgery.output import write_file_atomically
 from surgery.progress import Progress, silent
 
@@ -81,7 +81,8 @@ def score(
     """Measure models in ncnn, and their donors in torch, on frames that are known.
 
     The donor of a model is found from what the folder says of itself. A contender that fails is
-    told, and so is a clip that cannot be read; neither stops the others.
+    told, and so are a folder that is no model's and a clip that cannot be read; none stops the
+    others.
 
     Args:
         models: model folders, or release folders of `collect`.
@@ -103,14 +104,14 @@ def score(
         announce: called with the address of the scheduler's page, where it has one.
 
     Raises:
-        SurgeryError: a folder is no model, the dataset is none, or there are no workers.
+        SurgeryError: no folder is a model, the dataset is none, or there are no workers.
     """
     opened = open_dataset(dataset, layout, every=every, limit=limit)
     results = _Results(output)
     send = scheduler is not None and not shared
     progress("opening models")
     pairings = [
-        pair(
+        _pair(
             folder,
             donor=donor,
             weights=weights,
@@ -120,6 +121,8 @@ def score(
         )
         for folder in list_folders(models)
     ]
+    if all(one.fault for one in pairings):
+        raise FormatError("\n".join(one.fault for one in pairings))
     contest = _Contest(opened, _tell_apart(pairings), results, send, progress)
     memory = count_memory(pairings, opened)
     with open_crew(
@@ -127,11 +130,20 @@ def score(
     ) as crew:
         found = contest.run(crew)
         if output is not None:
-            facts = json.dumps(found.to_facts(), indent=1) + "\n"
-            write_file_atomically(output / FACTS, facts, force=True)
+            write_file_atomically(output / FACTS, found.to_json(), force=True)
             progress("looking at the worst clips")
             _write_page(output / PAGE, found, contest.show(crew, found.find_worst(worst)))
     return found
+
+
+def _pair(folder: Path, **options: Any) -> Pairing:
+    """As `pair`; a folder that is no model folder takes part in name."""
+    try:
+        return pair(folder, **options)
+    except SurgeryError as error:
+        # Nothing tells it from others but where it is looked for.
+        model = Contender(f"no model: {folder}", folder.name, folder=folder)
+        return Pairing(model, None, fault=str(error))
 
 
 def _tell_apart(pairings: Sequence[Pairing]) -> list[Pairing]:
@@ -149,11 +161,13 @@ def _tell_apart(pairings: Sequence[Pairing]) -> list[Pairing]:
 def count_memory(pairings: Sequence[Pairing], dataset: Dataset) -> int:
     """The bytes that one task takes at most; of videos, by the first frame of all."""
     size = max(_list_sizes(dataset), key=math.prod, default=(0, 0))
-    folders = [(one.model.folder, one.model.padding) for one in pairings]
-    return max(
-        (count_folder(folder, padding, size) for folder, padding in folders if folder is not None),
-        default=0,
-    )
+    counts = [0]
+    for one in pairings:
+        # One that cannot be counted is run, and then it says why.
+        with contextlib.suppress(SurgeryError):
+            if one.model.folder is not None and not one.fault:
+                counts.append(count_folder(one.model.folder, one.model.padding, size))
+    return max(counts)
 
 
 def _list_sizes(dataset: Dataset) -> Iterator[tuple[int, int]]:
@@ -210,15 +224,19 @@ class _Contest:
         found = [one for pairing in pairings for one in (pairing.donor, pairing.model)]
         self._contenders = list(dict.fromkeys(one for one in found if one is not None))
         self._clips: list[ClipName] = []
+        # Trials of one contender, 0 until the dataset was read once; and those of all that ended.
+        self._trials = 0
+        self._settled = 0
         # Figures by contender and by the place of the trial in the dataset.
         self._parts: dict[str, dict[int, Figures]] = {one.key: {} for one in self._contenders}
-        self._notes: dict[str, str] = {}
+        self._notes = {one.model.key: one.fault for one in pairings if one.fault}
         self._faults: dict[str, str] = {}
 
     def run(self, crew: Crew) -> Score:
-        for count, done in enumerate(crew.run(_measure_part, self._list_jobs()), start=1):
+        for done in crew.run(_measure_part, self._list_jobs()):
             self._note(done)
-            self._progress(f"{count} trials measured, {done.job.label} last")
+            known = f" of {self._trials * len(self._contenders)}" if self._trials else ""
+            self._progress(f"{self._settled}{known} trials measured, {done.job.label} last")
         figures = {
             one.key: self._join(one) for one in self._contenders if one.key not in self._notes
         }
@@ -251,9 +269,12 @@ class _Contest:
                 elif contender.key not in self._notes:
                     trial = Trial(contender, tuple(map(self._pack, clips)))
                     yield Job(key, contender.label, (place, trial))
+                    continue
+                self._settled += 1
+            self._trials = place + 1
 
     def _pack(self, clip: Clip) -> Clip:
-        if not self._send:
+        if not self._send or clip.fault:
             return clip
         try:
             return pack_clip(clip)
@@ -263,6 +284,7 @@ class _Contest:
 
     def _note(self, done: Done[tuple[int, Trial], Measured]) -> None:
         place, trial = done.job.payload
+        self._settled += 1
         if done.result is None:
             self._notes[trial.contender.key] = done.refusal or done.failure
             return

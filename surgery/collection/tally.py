@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -108,6 +109,10 @@ class Score:
             if rated and all(figures[index] for figures in rated)
         }
         return sorted(worst, key=worst.__getitem__)[:count]
+
+    def to_json(self) -> str:
+        """Everything, as `score.json` holds it."""
+        return json.dumps(self.to_facts(), indent=1) + "\n"
 
     def to_facts(self) -> dict[str, Any]:
         """As JSON can say it; a clip's figures are by the key of a standing."""

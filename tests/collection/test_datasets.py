@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import av
@@ -82,8 +83,8 @@ def test_snu_film_has_a_group_for_each_list_whatever_disk_it_names(tmp_path: Pat
     layout, clips = _read(tmp_path)
     assert layout == "snu-film"
     assert [(clip.group, clip.name, _levels(clip)) for clip in clips] == [
-        ("easy", "easy/GOPR1/000002", [10, 20, 30]),
-        ("hard", "hard/GOPR1/000003", [10, 30, 50]),
+        ("easy", "easy/test/GOPRO_test/GOPR1/000002", [10, 20, 30]),
+        ("hard", "hard/test/GOPRO_test/GOPR1/000003", [10, 30, 50]),
     ]
     (lists / "test-easy.txt").write_text("a.png b.png c.png\n")
     # One that is not there stands in nobody's way, all of them do.
@@ -91,6 +92,20 @@ def test_snu_film_has_a_group_for_each_list_whatever_disk_it_names(tmp_path: Pat
     (lists / "test-hard.txt").unlink()
     with pytest.raises(SurgeryError, match=r"no clip is whole; .*a\.png is not there"):
         _read(tmp_path)
+
+
+def test_scenes_of_the_same_number_are_told_apart_by_where_they_are_from(tmp_path: Path) -> None:
+    lines = []
+    for source in ("GOPRO_test", "YouTube_test"):
+        for index in (1, 2, 3):
+            _write(tmp_path / "test" / source / "0001" / f"{index}.png", 10 * index)
+        lines.append(" ".join(f"data/test/{source}/0001/{index}.png" for index in (1, 2, 3)))
+    (tmp_path / "test-easy.txt").write_text("\n".join(lines))
+    _, clips = _read(tmp_path)
+    assert [clip.name for clip in clips] == [
+        "easy/test/GOPRO_test/0001/2",
+        "easy/test/YouTube_test/0001/2",
+    ]
 
 
 def test_of_a_folder_of_frames_every_other_one_is_left_out(tmp_path: Path) -> None:
@@ -131,6 +146,32 @@ def test_a_video_gives_its_frames_without_files(tmp_path: Path) -> None:
     assert levels == [[0, 60, 120], [120, 180, 240]]
     assert measure_picture(clips[0].in0) == SIZE
     assert _read(tmp_path)[1][0].name == "00000"
+
+
+def test_a_video_that_is_broken_is_a_clip_with_a_fault_and_the_others_are_read(
+    tmp_path: Path,
+) -> None:
+    write_video(tmp_path / "b.mkv", [_draw(level) for level in (0, 60, 120)])
+    shutil.copy(tmp_path / "b.mkv", tmp_path / "b.mov")
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    _, clips = _read(tmp_path)
+    assert [clip.name for clip in clips] == ["a.mp4, the rest", "b.mkv/00000", "b.mov/00000"]
+    assert "is no video that PyAV reads" in clips[0].fault
+    assert [_levels(clip) for clip in clips[1:]] == [[0, 60, 120]] * 2
+
+
+def test_a_video_that_breaks_midway_keeps_the_clips_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(path: Path) -> Iterator[np.ndarray]:
+        yield from (_draw(level) for level in (0, 60, 120, 180))
+        raise SurgeryError(f"{path} is cut short")
+
+    monkeypatch.setattr("surgery.collection.datasets._decode", decode)
+    (tmp_path / "video.mkv").touch()
+    _, (whole, rest) = _read(tmp_path)
+    assert (_levels(whole), whole.fault) == ([0, 60, 120], "")
+    assert rest.fault.endswith("video.mkv is cut short")
 
 
 def write_video(path: Path, frames: Sequence[np.ndarray]) -> None:

@@ -144,6 +144,39 @@ def test_a_second_run_measures_nothing(
     assert [one.total for one in again.standings] == [one.total for one in found.standings[:2]]
 
 
+def test_a_folder_that_is_no_model_is_a_row_and_the_others_are_scored(
+    tmp_path: Path, crew: Crew, write_tiny_model: Callable[[Path, int], None], shelf: Path
+) -> None:
+    write_tiny_model(tmp_path / "rife-v4", 3)
+    (tmp_path / "broken").mkdir()
+    said: list[str] = []
+    found = score(
+        [tmp_path / "broken", tmp_path / "rife-v4"],
+        shelf / "vimeo",
+        scheduler=crew.address,
+        shared=True,
+        output=tmp_path / "scores",
+        progress=said.append,
+    )
+    broken, whole = found.standings
+    assert (broken.label, broken.total) == ("broken", None)
+    assert "a model folder holds flownet.param and flownet.bin" in broken.note
+    assert whole.total is not None
+    assert whole.total.frames == CLIPS
+    # One trial for each of the two, and that of the broken one is over from the start.
+    assert any(line == "2 of 2 trials measured, rife-v4 last" for line in said), said
+    with pytest.raises(FormatError, match=r"broken: no flownet\.param"):
+        score([tmp_path / "broken"], shelf / "vimeo", scheduler=crew.address)
+
+
+def test_a_clip_with_a_fault_is_told_and_not_read(tmp_path: Path) -> None:
+    video = tmp_path / "cut.mp4"
+    clip = Clip("cut.mp4, the rest", video, video, ((0.5, video),), fault="it breaks off")
+    found = measure_clips(Trial(Contender("key", "label"), (clip,)))
+    assert (found.figures, found.faults) == ([[]], {clip.name: "it breaks off"})
+    assert list(cut_trials(_List([clip]))) == [[clip]]  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("text", ["", "[[[0.5, 30", "null", "[[[0.5]]]", "7"])
 def test_a_torn_result_is_taken_for_none(tmp_path: Path, text: str) -> None:
     results = _Results(tmp_path / "scores")
@@ -184,12 +217,15 @@ def test_the_command_shows_every_contender(
     result = CliRunner().invoke(app, [str(one) for one in arguments])
     assert result.exit_code == 0, result.output
     assert "vimeo: 3 clips, arranged as vimeo90k" in result.output
-    assert f"torch: {DONOR}, random, seed 1: PSNR" in result.output
-    assert "rife-v4-fp32: PSNR" in result.output
-    assert "against its donor" in result.output
+    assert f"torch: {DONOR}" in result.output
+    assert "rife-v4-fp32" in result.output
+    assert "worst clips" in result.output
+    assert max(map(len, result.stdout.splitlines())) <= 80
     # Not on a line that the next step overwrites, and not in what the command puts out.
     assert result.stderr == f"the dashboard is at {page}\n"
     assert page not in result.stdout
+    told = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    assert told.stdout == (shelf / "scores" / "score.json").read_text(encoding="utf-8")
     quiet = CliRunner().invoke(app, ["-q", *map(str, arguments)])
     assert (quiet.exit_code, quiet.output) == (0, "")
 
