@@ -755,7 +755,8 @@ def _show_score(found: Score) -> None:
         console.print(_Printable(clips))
     for one in found.standings:
         if one.note:
-            console.print(f"note: {_printable(one.note)}", style="yellow", markup=False)
+            told = _printable(f"{one.label}: {one.note}")
+            console.print(told, style="yellow", markup=False)
     for name, fault in found.faults.items():
         told = _printable(f"{name} cannot be read: {fault}")
         console.print(told, style="red", markup=False)

@@ -182,8 +182,7 @@ def pair(
         spec = _specify(facts, donor, weights, random_weights, scale)
         return Pairing(model, _open_contender(spec, model.fixed_timestep, send))
     except (SurgeryError, OSError) as error:
-        note = f"{form.label}: its donor does not take part: {tell_fault(error)}"
-        return Pairing(model, None, note)
+        return Pairing(model, None, f"its donor does not take part: {tell_fault(error)}")
 
 
 def _make_key(parts: Sequence[object]) -> str:
