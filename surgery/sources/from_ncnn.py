@@ -92,7 +92,8 @@ def _read_network(folder: Path, network: str) -> tuple[NcnnGraph, list[str]]:
     if read.trailing_bytes:
         raise FormatError(
             f"{weights}: {read.trailing_bytes} bytes are left after the last layer, so it was not "
-            "made for this .param; find the .bin that was"
+            "made for this .param; find the .bin that was, or have 'surgery doctor --fix' cut it: "
+            "ncnn reads the first bytes"
         )
     return graph, faults
 
