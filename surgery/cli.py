@@ -117,6 +117,9 @@ RuntimeOption = Annotated[
 Fp16Option = Annotated[bool, _flag("--fp16/--fp32", does="How weights are stored")]
 BetasOption = Annotated[bool, _flag("--keep-betas", does="Leave betas as MemoryData")]
 FastOption = Annotated[bool, _flag("--fast", does="Also passes that change rounding")]
+ProofOption = Annotated[
+    bool, _flag("--proof/--no-proof", does="Prove the result before it appears")
+]
 ForceOption = Annotated[bool, _flag("--force", does="Replace an existing output")]
 ReportOption = Annotated[
     Path | None,
@@ -372,6 +375,7 @@ def lower(
     fp16: Annotated[
         bool, _flag("--fp16/--fp32", does="Compute in fp16, positions of warps excepted")
     ] = False,
+    proof: ProofOption = True,
     force: ForceOption = False,
 ) -> None:
     """Lower a hub model to plain ONNX, for onnxruntime, TensorRT, vs-mlrt."""
@@ -381,7 +385,14 @@ def lower(
 
     with _progress() as progress:
         doors.lower(
-            source, output, layout=layout, opset=opset, fp16=fp16, force=force, progress=progress
+            source,
+            output,
+            layout=layout,
+            opset=opset,
+            fp16=fp16,
+            proof=proof,
+            force=force,
+            progress=progress,
         )
     _say(f"{output}: layout {layout}, opset {opset}, {'fp16' if fp16 else 'fp32'}")
     if name := name_for_vsmlrt(load_hub(source), layout):
@@ -403,9 +414,7 @@ def convert(
     fp16: Fp16Option = True,
     keep_betas: BetasOption = False,
     fast: FastOption = False,
-    proof: Annotated[
-        bool, _flag("--proof/--no-proof", does="Prove the result before it appears")
-    ] = True,
+    proof: ProofOption = True,
     report: ReportOption = None,
     force: ForceOption = False,
 ) -> None:

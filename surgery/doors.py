@@ -142,10 +142,13 @@ def lower(
     layout: str = "plain",
     opset: int = 18,
     fp16: bool = False,
+    proof: bool = True,
     force: bool = False,
     progress: Progress = silent,
 ) -> onnx.ModelProto:
     """Lower a hub model file to plain ONNX, which needs no library of ours.
+
+    The result is proven before it is written: in a bare onnxruntime against the hub model.
 
     Args:
         source: the hub model.
@@ -154,19 +157,45 @@ def lower(
             `vsmlrt-v2` (7 channels, any size) for the one input that vs-mlrt and VSGAN feed.
         opset: 16 to 20.
         fp16: compute in fp16, positions of warps excepted.
+        proof: run both before anything is written.
         force: replace an existing output.
         progress: called with one line for each step.
 
     Raises:
         SurgeryError: with what was found, what is accepted and what to do; nothing is written.
+        ProofFailed: the result does not compute what the hub model does; nothing is written.
     """
     from surgery.hub.model import load_hub
-    from surgery.targets.to_onnx import OnnxOptions, write_lowered
+    from surgery.output import write_file_atomically
+    from surgery.targets import to_onnx
 
     refuse_taken(output, force=force)
     model = load_hub(source)
     progress(f"lowering to {layout}")
-    return write_lowered(model, output, OnnxOptions(layout, opset, fp16), force=force)
+    lowered = to_onnx.lower_model(model, to_onnx.OnnxOptions(layout, opset, fp16))
+    if proof:
+        progress("proving the lowered model")
+        _prove_lowering(model, lowered, source.name)
+    write_file_atomically(output, lowered.SerializeToString(deterministic=True), force=force)
+    return lowered
+
+
+def _prove_lowering(model: HubModel, lowered: onnx.ModelProto, label: str) -> None:
+    """Compare a lowered model with its hub model.
+
+    Raises:
+        ProofFailed: they differ.
+    """
+    from surgery.proof.forms import HubForm
+    from surgery.proof.lowered import LoweredForm
+    from surgery.proof.validate import ODD_CUT, refuse_failed, validate_forms
+
+    hub, form = HubForm(model.to_onnx(), label), LoweredForm(lowered, "lowered model")
+    side = max(LEAST_SIDE, hub.padding)
+    # Of no padding's size: what pads and crops by itself has to do so.
+    size = (2 * side - ODD_CUT[0], side - ODD_CUT[1])
+    validation = validate_forms(hub, [form], sizes=[size], timesteps=hub.timesteps or (0.25,))
+    refuse_failed(validation)
 
 
 @dataclasses.dataclass(frozen=True)

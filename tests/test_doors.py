@@ -16,6 +16,7 @@ from surgery.errors import DonorError, EngineDied, HubError, OutputExists, Proof
 from surgery.hub.model import HubModel, load_hub
 from surgery.passes import edit
 from surgery.sources.from_ncnn import import_folder
+from surgery.targets import to_onnx
 
 
 @pytest.fixture
@@ -76,6 +77,41 @@ def turn_time_back(model: HubModel) -> None:
     for reader in readers:
         reader.inputs = [rest if tensor is timestep else tensor for tensor in reader.inputs]
     model.graph.toposort()
+
+
+@pytest.mark.parametrize("layout", ["plain", "vsmlrt-v1", "vsmlrt-v2"])
+def test_a_lowered_model_can_be_validated_in_either_order(
+    hub: Path, tmp_path: Path, layout: str
+) -> None:
+    lowered, half = tmp_path / "lowered.onnx", tmp_path / "half.onnx"
+    surgery.lower(hub, lowered, layout=layout)
+    surgery.lower(hub, half, layout=layout, fp16=True)
+    size = ("--size", "100x70", "--timestep", 0.25)
+    for first, second in ((hub, lowered), (lowered, hub), (half, hub), (half, lowered)):
+        result = run("validate", first, second, *size)
+        assert result.exit_code == 0, result.output
+
+
+def test_a_lowering_that_is_wrong_writes_nothing(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = to_onnx.lower_model
+
+    def spoil(*arguments: object) -> onnx.ModelProto:
+        lowered = right(*arguments)  # type: ignore[arg-type]
+        for node in lowered.graph.node:
+            if node.op_type == "GridSample":
+                (mode,) = [one for one in node.attribute if one.name == "padding_mode"]
+                mode.s = b"zeros"
+        return lowered
+
+    monkeypatch.setattr(to_onnx, "lower_model", spoil)
+    output = tmp_path / "wrong.onnx"
+    with pytest.raises(ProofFailed, match="lowered model: onnxruntime"):
+        surgery.lower(hub, output)
+    assert not output.exists()
+    surgery.lower(hub, output, proof=False)
+    assert output.exists()
 
 
 @pytest.mark.parametrize("misread", [scale_a_weight, turn_time_back])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from surgery.targets.make_ncnn import NcnnOptions
 
-State = Literal["same", "inherited", "born here"]
+State = Literal["same", "inherited", "born here", "not run"]
 INPUT_SEED = 1
 # Another one than the middle, where a timestep that is ignored would not show.
 TIMESTEP = 0.25
@@ -44,7 +44,8 @@ class LayerDifference:
     Attributes:
         place: the layer.
         region: the layers whose errors cannot be told apart, this one last; mostly this one alone.
-        state: same, inherited, or born here.
+        state: same, inherited, or born here; not run where the layer is right by itself and its
+            network cannot be run.
         error: the largest difference inside its own network, as part of the largest value; NaN
             where it could not be run.
         own_error: the same from the reference's values.
@@ -88,9 +89,10 @@ class Bisection:
         """What was found, in a sentence or two."""
         first = self.first
         if first is None:
+            alone = any(one.state == "not run" for one in self.layers)
             return (
                 f"{self.candidate}: each of {len(self.layers)} layers computes what it does in "
-                f"{self.reference}"
+                f"{self.reference}" + (", by itself: all together cannot be run" if alone else "")
             )
         heirs = sum(one.state == "inherited" for one in self.layers)
         births = sum(one.state == "born here" for one in self.layers)
@@ -329,7 +331,11 @@ def _judge_layer(
     wanted = known[name]
     error, is_same, _ = _measure(wanted, own.get(name))
     own_error, is_right, words = _measure(wanted, recomputed.get(name))
-    state: State = "born here" if not is_right else "same" if is_same or not own else "inherited"
+    state: State = "same" if is_same else "inherited"
+    if not is_right:
+        state = "born here"
+    elif not own:
+        state = "not run"
     return LayerDifference(
         place=place,
         region=tuple(one.name for one in probed.list_region(name, known)),

@@ -31,7 +31,15 @@ from surgery.formats.ncnn_folder import (
 )
 from surgery.formats.ncnn_param import NcnnGraph, render
 from surgery.hub import networks
-from surgery.hub.model import MAX_PADDING, SCALES, TIMESTEPS, HubModel, from_onnx, is_scale
+from surgery.hub.model import (
+    MAX_PADDING,
+    SCALES,
+    TIMESTEPS,
+    HubModel,
+    from_onnx,
+    is_scale,
+    read_onnx,
+)
 from surgery.hub.verify import read_hub
 from surgery.kernel_library import has_kernel
 from surgery.passes import pipeline
@@ -103,6 +111,11 @@ class Form(abc.ABC):
     @property
     def is_fp16(self) -> bool:
         """Whether weights are stored in fp16."""
+        return False
+
+    @property
+    def is_halved(self) -> bool:
+        """Whether it computes in fp16 throughout."""
         return False
 
     @property
@@ -539,12 +552,17 @@ def guess_padding(graph: NcnnGraph) -> int:
 
 
 def open_file_form(path: Path) -> Form | None:
-    """Open a hub model or a model folder; None for a path that is neither.
+    """Open a hub model, a lowered one or a model folder; None for a path that is none of them.
 
     Raises:
         SurgeryError: it is one of them and broken.
     """
     if path.suffix == ".onnx":
+        from surgery.proof.lowered import LoweredForm, is_lowered
+
+        model = read_onnx(path)
+        if is_lowered(model):
+            return LoweredForm(model, path.name)
         return HubForm(read_hub(path), path.name)
     if path.is_dir() and (path / f"{NETWORK}.param").is_file():
         return open_folder(path)

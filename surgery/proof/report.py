@@ -20,6 +20,7 @@ import numpy as np
 from surgery.proof.flows import read_flows
 from surgery.proof.forms import DonorForm, FolderForm, Form, HubForm
 from surgery.proof.inputs import make_samples
+from surgery.proof.lowered import LoweredForm
 from surgery.proof.pictures import draw_error, draw_flow, draw_frame, to_data_uri
 from surgery.proof.table import describe_bound, write_number
 from surgery.proof.validate import INPUT_SEED, TIMESTEPS, choose_sizes
@@ -33,7 +34,7 @@ TEMPLATE, STYLE = "report.html", "page.css"
 # Pictures show a window of large frames, around the worst place.
 WINDOW = (960, 540)
 MOST_FLOWS = 18
-MARKS = {"same": "good", "inherited": "note", "born here": "bad"}
+MARKS = {"same": "good", "inherited": "note", "born here": "bad", "not run": "note"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,14 @@ def describe_origin(form: Form) -> Origin:
             "source SHA-256": metadata.source_sha256,
             "weights SHA-256": metadata.weights_sha256,
             "made with": ", ".join(metadata.tools),
+        }
+    elif isinstance(form, LoweredForm):
+        content = form.model.SerializeToString(deterministic=True)
+        facts |= {
+            "form": f"lowered ONNX, layout {form.layout}",
+            "content SHA-256": hashlib.sha256(content).hexdigest(),
+            "donor": form.metadata.donor,
+            "weights": form.metadata.weights,
         }
     elif isinstance(form, FolderForm):
         facts |= {"form": "model folder, ncnn"}

@@ -29,6 +29,7 @@ from surgery.proof.ranges import find_overflows
 from surgery.proof.statistics import FlowStatistics, measure_flows, pick_largest, too_small
 from surgery.proof.structure import Finding
 from surgery.proof.tolerances import (
+    LOWERED_FP16,
     NCNN_FP16_WEIGHTS,
     PROVING_FLOW,
     RUNTIME_CPU_FP16_WEIGHTS,
@@ -363,6 +364,8 @@ class _Contest:
             judged, note = self._round(form, reference)
         elif rounding is Rounding.IMPOSSIBLE:
             tolerance = ROUNDED_APART.get(name, NCNN_FP16_WEIGHTS)
+        elif reference.is_halved and not name.startswith(RUNTIME):
+            tolerance = LOWERED_FP16
         truth = self._find_truth(reference, against)
         return _Pairing(judged, f"{form.label}{note}", name, against, truth, tolerance)
 

@@ -23,6 +23,7 @@ from surgery.hub.model import HubModel, from_onnx
 from surgery.passes import pipeline
 from surgery.proof.bisect import Bisection, bisect_forms, write_first_difference
 from surgery.proof.forms import DonorForm, FolderForm, HubForm
+from surgery.proof.probes import ProbedFolder
 from surgery.proof.tolerances import ONE_LAYER
 from surgery.sources.open_donor import OpenDonor
 from surgery.targets.make_ncnn import NcnnModel
@@ -117,6 +118,18 @@ def test_a_right_folder_with_rounded_weights_parts_nowhere(
     assert bisection.first is None
     assert bisection.strangers == ()
     assert len(bisection.layers) > 150
+
+
+def test_layers_of_a_network_that_cannot_be_run_are_not_called_the_same(
+    hub: onnx.ModelProto,
+    made: NcnnModel,
+    make_folder: MakeFolder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ProbedFolder, "record", lambda self, inputs: {})
+    bisection = bisect_forms(HubForm(hub, "hub"), make_folder(made.graph)).bisection
+    assert set(_states(bisection)) == {"not run"}
+    assert bisection.describe().endswith("by itself: all together cannot be run")
 
 
 def test_a_changed_layer_is_named_and_what_follows_inherits(
