@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
 # How much of what a runtime printed is looked at, at either end, and how much of that is told.
 LOG_PART_BYTES = 16 * 1024
 LOG_TAIL_LINES = 3
+# What a worker exits with whose caller is gone; nobody reads it.
+ABANDONED = 75
 # What ncnn prints about every Vulkan device, whatever happens. Source: ncnn gpu.cpp.
 _DEVICE_BANNER = re.compile(r"\[\d+ .*\]  (queueC|bugsbn1|fp16-|subgroup)")
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -147,13 +150,13 @@ def _run_process(module: str, folder: Path, engine: str, time_limit: float) -> i
     # The folder is the current one, so a source tree that is not installed has to be named.
     paths = [str(PACKAGE_ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    with (folder / LOG).open("wb") as log:
+    with (folder / LOG).open("wb") as log, _open_lifeline() as lifeline:
         try:
             return subprocess.run(
                 [sys.executable, "-m", module],
                 cwd=folder,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=lifeline,
                 stdout=log,
                 stderr=log,
                 timeout=time_limit,
@@ -164,6 +167,17 @@ def _run_process(module: str, folder: Path, engine: str, time_limit: float) -> i
                 f"{engine} was ended after {time_limit:g} s without a result; allow more time or "
                 "take smaller frames" + _describe_log(folder / LOG)
             ) from error
+
+
+@contextlib.contextmanager
+def _open_lifeline() -> Iterator[int]:
+    """A pipe that nothing is written to, and that ends when this process does, however it does."""
+    theirs, ours = os.pipe()
+    try:
+        yield theirs
+    finally:
+        os.close(theirs)
+        os.close(ours)
 
 
 def _read_outcome(folder: Path, code: int, engine: str) -> Outcome:
@@ -219,14 +233,23 @@ def serve(work: Callable[[Task], Outcome]) -> None:
     """Do the job in the current folder: what a worker module calls when it is run.
 
     A `SurgeryError` that `work` raises becomes the `EngineError` of the caller; any other exception
-    ends the worker with a traceback, whose last lines the caller tells.
+    ends the worker with a traceback, whose last lines the caller tells. When the caller's process
+    ends without waiting, the worker does so, too, and takes the job's folder along.
     """
+    threading.Thread(target=_end_with_caller, args=(Path.cwd(),), daemon=True).start()
     task = Task(*_read_message(Path(JOB)))
     try:
         outcome = work(task)
     except SurgeryError as error:
         outcome = Outcome({"error": str(error)}, {})
     _write_message(Path(RESULT), "output", outcome.facts, outcome.arrays)
+
+
+def _end_with_caller(folder: Path) -> None:
+    """Wait for the end of the lifeline, see `_open_lifeline`, and end this process."""
+    if os.read(sys.stdin.fileno(), 1) == b"":
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(ABANDONED)
 
 
 def measure_peak_bytes() -> int | None:

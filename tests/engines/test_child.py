@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -227,6 +229,51 @@ def test_a_worker_module_needs_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_worker_whose_caller_was_killed_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    told = tmp_path / "told"
+    (tmp_path / "lasting_worker.py").write_text(
+        f"{_PREAMBLE}\ndef work(task):\n"
+        f"    Path({str(told)!r} + '-').write_text(str(os.getpid()))\n"
+        f"    os.rename({str(told)!r} + '-', {str(told)!r})\n"
+        "    time.sleep(600)\n\nserve(work)\n"
+    )
+    call = (
+        "from surgery.engines.child import Task, run_worker\n"
+        "run_worker('lasting_worker', Task({}, {}), engine='lasting', time_limit=600)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TMPDIR": str(temporary)}
+    with subprocess.Popen([sys.executable, "-c", call], env=environment) as caller:
+        _wait_for(told.is_file)
+        worker = int(told.read_text())
+        assert len(list(temporary.iterdir())) == 1
+        caller.kill()
+    try:
+        _wait_for(lambda: not list(temporary.iterdir()) and not _is_alive(worker))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # Nobody may be there to ask what came of it.
+    state = Path(f"/proc/{process}/stat")
+    return not state.is_file() or state.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what is held and mapped is Linux's to tell")
