@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     import onnx
 
 KINDS = ("v4", *networks.KINDS)
+# How many numbers for each pixel of the frame one tensor may hold, and all of them together: hub
+# models run in this process, which a stranger's must not fill. Measured: at most 208 and 3279
+# (4.26.heavy, and 4.24 with its ensemble, both at --scale 2).
+MOST_NUMBERS, MOST_NUMBERS_IN_ALL = 2**12, 2**16
+# What one pixel is of the frame, at most.
+LARGEST_PIXEL = Fraction(1, 1024)
 
 
 def read_hub(path: Path) -> onnx.ModelProto:
@@ -81,6 +87,7 @@ def verify_open(model: hub_model.HubModel) -> None:
     else:
         faults += [*_check_output(extents), *_check_padding(model, extents)]
         faults += [*_check_in2(model), *check_boundary(model, extents)]
+    faults += _check_numbers(extents)
     faults += _check_precision(model)
     found = sum(1 for _ in model.warps())
     if found != model.metadata.warps:
@@ -165,6 +172,26 @@ def _check_padding(model: hub_model.HubModel, extents: Mapping[str, shapes.Exten
         f"padding {model.metadata.padding}; its graph works at sizes that need a multiple of "
         f"{needed}"
     ]
+
+
+def _check_numbers(extents: Mapping[str, shapes.Extent]) -> Iterator[str]:
+    """Refuse sizes that no RIFE has: a few bytes can ask for any."""
+    numbers = {
+        name: one.channels * (one.height * one.width or LARGEST_PIXEL)
+        for name, one in extents.items()
+    }
+    largest = max(numbers, key=lambda name: numbers[name])
+    if numbers[largest] > MOST_NUMBERS:
+        one = extents[largest]
+        yield (
+            f"{largest} has {one.channels} channels at {one.height} x {one.width} of the input's "
+            f"size; {MOST_NUMBERS} numbers for each pixel of the frame are accepted"
+        )
+    elif sum(numbers.values()) > MOST_NUMBERS_IN_ALL:
+        yield (
+            f"its tensors hold {round(sum(numbers.values()))} numbers for each pixel of the frame; "
+            f"{MOST_NUMBERS_IN_ALL} are accepted"
+        )
 
 
 def _check_names_of_ports(model: hub_model.HubModel) -> list[str]:

@@ -160,6 +160,54 @@ def double_weights(model: onnx.ModelProto) -> None:
     _replace_weights(model, np.ones((5, 7, 3, 3), np.float64), "w")
 
 
+def _append(model: onnx.ModelProto, kind: str, inputs: list[str], output: str, **more: int) -> None:
+    name = f"/more/{output}"
+    model.graph.node.append(onnx.helper.make_node(kind, inputs, [output], name=name, **more))
+
+
+def _add_constant(model: onnx.ModelProto, name: str, values: np.ndarray) -> None:
+    model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+
+
+def _add_to_output(model: onnx.ModelProto, name: str) -> None:
+    """Let the output wait for three channels of a tensor, so that they count."""
+    _node(model, "out0").output[0] = "blend"
+    _add_constant(model, "three", np.array([3], np.int64))
+    _append(model, "Slice", [name, "zero", "three", "axis"], "cut")
+    _append(model, "Add", ["blend", "cut"], "out0")
+
+
+def a_giant_frame(model: onnx.ModelProto) -> None:
+    for name, factor in (("giant", 64.0), ("small", 1 / 64)):
+        _add_constant(model, f"{name}_by", np.array([1, 1, factor, factor], np.float32))
+    _append(model, "Resize", ["in0", "", "giant_by"], "giant")
+    _append(model, "Resize", ["giant", "", "small_by"], "small")
+    _add_to_output(model, "small")
+
+
+def many_channels(model: onnx.ModelProto) -> None:
+    _append(model, "GlobalAveragePool", ["in0"], "pixel")
+    doubled = "pixel"
+    for index in range(22):
+        _append(model, "Concat", [doubled, doubled], f"double{index}", axis=1)
+        doubled = f"double{index}"
+    _append(model, "Slice", [doubled, "zero", "two", "axis"], "few")
+    _append(model, "Slice", ["few", "zero", "axis", "axis"], "one")
+    _node(model, "out0").output[0] = "blend"
+    _append(model, "Mul", ["blend", "one"], "out0")
+
+
+def many_tensors(model: onnx.ModelProto) -> None:
+    wide = "in0"
+    for index in range(10):
+        _append(model, "Concat", [wide, wide], f"wide{index}", axis=1)
+        wide = f"wide{index}"
+    for index in range(25):
+        _append(model, "Neg", [wide], f"again{index}")
+        wide = f"again{index}"
+    _add_to_output(model, wide)
+
+
 FAULTS: dict[Fault, str] = {
     cycle: "not a legal ONNX model",
     no_rife_domain_version: "opsets .*'rife': 2",
@@ -189,6 +237,9 @@ FAULTS: dict[Fault, str] = {
     a_slice_of_rows: "axis=2; slices of channels are accepted",
     in2_unread: "in2 is read by no node",
     one_warp_less: "1 rife::Warp nodes; the donor calls 2 warps",
+    a_giant_frame: "giant has 3 channels at 64 x 64 .*; 4096 numbers for each pixel",
+    many_channels: "double21 has 12582912 channels at 0 x 0 .*; 4096 numbers for each pixel",
+    many_tensors: "its tensors hold 8[0-9]{4} numbers for each pixel of the frame; 65536 are",
     double_weights: "/block/raw reads a constant of float64; float32 is accepted",
 }
 
