@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -160,7 +161,7 @@ def double_weights(model: onnx.ModelProto) -> None:
     _replace_weights(model, np.ones((5, 7, 3, 3), np.float64), "w")
 
 
-def _append(model: onnx.ModelProto, kind: str, inputs: list[str], output: str, **more: int) -> None:
+def _append(model: onnx.ModelProto, kind: str, inputs: list[str], output: str, **more: Any) -> None:
     name = f"/more/{output}"
     model.graph.node.append(onnx.helper.make_node(kind, inputs, [output], name=name, **more))
 
