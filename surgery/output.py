@@ -60,7 +60,7 @@ def write_file_atomically(path: Path, data: bytes | str, *, force: bool = False)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        _refuse_taken(path, target, force, is_folder=False)
+        _refuse_target(path, target, force, is_folder=False)
         temporary.replace(target)
 
 
@@ -82,11 +82,11 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         _make_temporary(path, target, force, is_folder=True) as temporary,
     ):
         yield temporary
-        _refuse_taken(path, target, force, is_folder=True)
+        _refuse_target(path, target, force, is_folder=True)
         _move_folder(temporary, target)
 
 
-def _refuse_taken(path: Path, target: Path, force: bool, is_folder: bool) -> None:
+def _refuse_target(path: Path, target: Path, force: bool, is_folder: bool) -> None:
     if not target.exists():
         return
     if not force:
@@ -102,7 +102,10 @@ def _refuse_taken(path: Path, target: Path, force: bool, is_folder: bool) -> Non
 
 
 def _is_precious(folder: Path) -> bool:
-    kept = (Path.cwd(), Path.home().resolve())
+    kept = [Path.cwd()]
+    # Nobody's home: a container may run under a number that no list of users has.
+    with contextlib.suppress(RuntimeError):
+        kept.append(Path.home().resolve())
     return folder.is_mount() or any(one.is_relative_to(folder) for one in kept)
 
 
@@ -141,7 +144,7 @@ def _make_temporary(path: Path, target: Path, force: bool, is_folder: bool) -> I
     parents = _make_parents(target)
     # First, because it may put back a folder that then is in the way.
     _clear_leftovers(target)
-    _refuse_taken(path, target, force, is_folder)
+    _refuse_target(path, target, force, is_folder)
     with contextlib.ExitStack() as stack:
         stack.callback(_remove_empty, parents)
         for _ in range(_LOCK_ATTEMPTS):

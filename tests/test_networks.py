@@ -181,9 +181,9 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "contextnet: ",
     ),
     "a layer that nobody knows": (
-        "broken graph",
+        "missing layer",
         lambda folder: _replace_in(folder / "contextnet.param", "PReLU ", "Mystery "),
-        "Mystery ",
+        "Mystery",
     ),
     "a feature that is missing": (
         "broken graph",

@@ -198,6 +198,20 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
         pytest.fail("the block must not run")
 
 
+def test_force_replaces_a_folder_for_a_user_without_a_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def have_none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", have_none)
+    target = tmp_path / "model"
+    (target / "old").mkdir(parents=True)
+    with new_folder(target, force=True) as folder:
+        (folder / "new").touch()
+    assert [one.name for one in target.iterdir()] == ["new"]
+
+
 @pytest.mark.parametrize("kept", ["work", "home"])
 @pytest.mark.parametrize("below", ["", "deeper"])
 def test_force_does_not_replace_the_folder_one_works_in_or_home(
