@@ -64,6 +64,13 @@ def test_a_disk_without_room_leaves_what_was_there(
         assert interrupted.read_tree(place / "rife-v4") == {"flownet.bin": b"old"}
 
 
+def test_who_may_not_mount_a_file_system_is_told(
+    interrupted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "takes root" in interrupted.find_fault(interrupted.fill_disk(0, force=False))
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [

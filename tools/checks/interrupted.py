@@ -4,6 +4,8 @@
 random moments while it writes; and it runs on file systems of every size that are too small. Half
 of the runs replace an old folder, which then is there, whole, where the new one is not. What a
 killed run leaves beside its output is gone after the next one.
+
+The small file systems are mounted, which takes root; `--only '(moment|writing).*'` leaves them out.
 """
 
 from __future__ import annotations
@@ -133,6 +135,8 @@ def _kill(donor: str, options: str, force: bool, moment: float, wait: bool) -> R
 
 def fill_disk(number: int, force: bool) -> Result:
     """Convert a wide network on a file system that is too small for the result."""
+    if os.geteuid() != 0:
+        return {"error": "a small file system has to be mounted, which takes root"}
     whole = run_whole("wide.onnx", "--no-proof")
     size = LEAST_DISK + sum(map(len, whole.tree.values())) * number // DISKS
     with _workplace(force, size) as place:
