@@ -62,3 +62,7 @@ class OutputExists(SurgeryError):
 
 class ProofFailed(SurgeryError):
     """A conversion that does not compute what its donor computes."""
+
+
+class ProofCutShort(ProofFailed):
+    """A conversion in which no fault was found before an engine died: another run may prove it."""

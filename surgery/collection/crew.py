@@ -32,6 +32,7 @@ from surgery.errors import (
     DonorError,
     FormatError,
     HubError,
+    ProofCutShort,
     ProofFailed,
     RuntimeRefused,
     SurgeryError,
@@ -50,7 +51,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # What raises may have raised for want of memory or of a file that was late.
 RETRIES = 2
 # What the same inputs end with every time. Any other error may be the machine's: a disk that is
-# full, an engine that is not installed, a runtime that died of its neighbours.
+# full, an engine that is not installed, a runtime that died of its neighbours, in a proof too.
 REFUSALS = (
     CheckpointError,
     DonorError,
@@ -338,9 +339,9 @@ def _work(work: Callable[[T], R], payload: T, tools: str) -> _Answer[R]:
     with _ONE_TASK, _own_temporaries() as folder:
         try:
             return _Answer(work(payload))
-        except REFUSALS as error:
-            return _Answer(refusal=_hide_folder(str(error), folder))
         except Exception as error:
+            if isinstance(error, REFUSALS) and not isinstance(error, ProofCutShort):
+                return _Answer(refusal=_hide_folder(str(error), folder))
             # Some exceptions do not survive the way back; their words do.
             raise SurgeryError(_hide_folder(_describe(error), folder)) from error
 

@@ -55,7 +55,7 @@ def _count_file(path: Path) -> int:
     count = COUNTERS.get(path.suffix)
     try:
         return 0 if count is None else _count_content(count, path, hash_file(path))
-    except (SurgeryError, OSError):
+    except (SurgeryError, OSError, UnicodeDecodeError):
         # Whoever converts it will say why.
         return 0
 

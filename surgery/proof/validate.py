@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.engines import Engine, Sample
-from surgery.errors import EngineDied, EngineError, KernelMissing, ProofFailed
+from surgery.errors import EngineDied, EngineError, KernelMissing, ProofCutShort, ProofFailed
 from surgery.progress import Progress, silent
 from surgery.proof.compare import Comparison, Verdict, compare, judge
 from surgery.proof.flows import read_flows
@@ -165,6 +165,13 @@ class Validation:
         ran = (exhibit for exhibit in self.exhibits if exhibit.row.runs_in.startswith(RUNTIME))
         return next((exhibit for exhibit in ran if not exhibit.row.verdict.passed), None)
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether nothing failed but engines that died, of the model or of this machine."""
+        failed = [exhibit for exhibit in self.exhibits if not exhibit.row.verdict.passed]
+        all_died = all(exhibit.found is None for exhibit in failed)
+        return bool(failed) and all_died and not self.findings
+
     def complaints(self) -> list[str]:
         """Why it did not pass, one sentence each."""
         sentences = [f"{form}: {finding}" for form, finding in self.findings]
@@ -215,10 +222,13 @@ def refuse_failed(validation: Validation) -> None:
     """Turn a verdict into an error.
 
     Raises:
+        ProofCutShort: all that did not pass are engines that died.
         ProofFailed: the validation did not pass; the message lists why.
     """
     if not validation.passed:
         listed = "\n".join(f"  {sentence}" for sentence in validation.complaints()[:12])
+        if validation.is_cut_short:
+            raise ProofCutShort(f"the conversion could not be proven, an engine died:\n{listed}")
         raise ProofFailed(f"the conversion differs from {validation.reference}:\n{listed}")
 
 

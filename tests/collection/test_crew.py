@@ -17,7 +17,7 @@ from distributed import LocalCluster
 
 from surgery.collection import crew as crews
 from surgery.collection.crew import Crew, Job, choose_workers, open_crew
-from surgery.errors import DonorError, EngineError, SurgeryError
+from surgery.errors import DonorError, EngineError, ProofCutShort, SurgeryError
 
 # Workers cannot import a test: what they are to run travels with the task.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -36,6 +36,11 @@ def _stumble(folder: str) -> int:
     if _count_call(folder) < 2:
         raise EngineError("it crashed (SIGSEGV)")
     return 1
+
+
+def _die_in_proof(folder: str) -> None:
+    _count_call(folder)
+    raise ProofCutShort("rife-ncnn-vulkan crashed")
 
 
 def _fall(folder: str) -> None:
@@ -143,6 +148,14 @@ def test_an_engine_that_crashes_is_tried_again(crew: Crew, tmp_path: Path) -> No
     (done,) = crew.run(_stumble, [Job("stumble", "", str(tmp_path))])
     assert (done.result, done.failure) == (1, "")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_proof_that_an_engine_died_in_is_tried_again_and_is_no_refusal(
+    crew: Crew, tmp_path: Path
+) -> None:
+    (done,) = crew.run(_die_in_proof, [Job("die-in-proof", "", str(tmp_path))])
+    assert (done.result, done.refusal, done.failure) == (None, "", "rife-ncnn-vulkan crashed")
+    assert len(list(tmp_path.iterdir())) == 1 + crews.RETRIES
 
 
 def test_what_raises_every_time_is_a_failure_with_its_words(crew: Crew, tmp_path: Path) -> None:

@@ -127,6 +127,9 @@ def test_weights_that_are_given_count_and_not_those_beside_the_source(tmp_path: 
     assert count_weights(other) == 0
     given.unlink()
     assert count_weights(other) == 0
+    (tmp_path / "flownet.param").write_bytes(b"\xff\xfe")
+    binary = Recipe("rife-v4", "x", tmp_path, files={"x": tmp_path / "flownet.param"})
+    assert count_weights(binary) == 0
 
 
 def test_a_larger_frame_needs_more(tiny_graph: NcnnGraph) -> None:

@@ -17,7 +17,7 @@ from surgery import kernel_library
 from surgery.engines import Engine, Sample
 from surgery.engines.ncnn import NcnnEngine
 from surgery.engines.rife_ncnn_vulkan import RifeNcnnVulkanEngine
-from surgery.errors import EngineDied, EngineError, KernelMissing, ProofFailed
+from surgery.errors import EngineDied, EngineError, KernelMissing, ProofCutShort, ProofFailed
 from surgery.formats.ncnn_folder import write_model
 from surgery.formats.ncnn_layers import Concat, Crop
 from surgery.formats.ncnn_param import Layer, NcnnGraph
@@ -410,6 +410,13 @@ def test_a_runtime_that_dies_fails_and_the_rest_is_still_judged(
     failure = validation.find_runtime_failure()
     assert failure is not None
     assert failure.found is None
+    # Nothing differs: that may be this machine's fault, and another run may prove the model.
+    with pytest.raises(ProofCutShort, match=r"could not be proven, an engine died:\n.*SIGSEGV"):
+        refuse_failed(validation)
+    validation.findings.append(("folder", Finding("warp_0", "three channels")))
+    with pytest.raises(ProofFailed, match="differs from") as refused:
+        refuse_failed(validation)
+    assert not isinstance(refused.value, ProofCutShort)
     read = json.loads(validation.to_json(), parse_constant=pytest.fail)
     assert read["rows"][0]["comparison"]["max_abs"] is None
 
