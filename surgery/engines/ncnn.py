@@ -6,6 +6,7 @@ any blob on the way.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +90,7 @@ class NcnnEngine:
         Raises:
             EngineError: as `run`; also for a blob that the graph does not have.
         """
+        refuse_missing_package(self.name)
         every, ranged = add_ranged(samples) if self._ranges else (samples, None)
         arrays = {
             name_array(index, blob): array
@@ -132,6 +134,16 @@ def _cut_middle(sample: Sample) -> Sample:
     top, left = (max(size - side, 0) // 2 for size in sample.in0.shape[-2:])
     window = (..., slice(top, top + side), slice(left, left + side))
     return Sample(sample.in0[window], sample.in1[window], sample.timestep)
+
+
+def refuse_missing_package(engine: str) -> None:
+    """Tell what is not installed from what dies of a model.
+
+    Raises:
+        EngineError: ncnn is not installed.
+    """
+    if importlib.util.find_spec("ncnn") is None:
+        raise EngineError(f"{engine} is not installed; install it by: pip install ncnn")
 
 
 def find_files(folder: Path, network: str = NETWORK) -> tuple[Path, Path]:

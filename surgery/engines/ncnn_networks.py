@@ -10,7 +10,7 @@ import numpy as np
 from surgery.engines import Sample
 from surgery.engines.child import Task, run_worker
 from surgery.engines.frames import check_sample, pad_frame
-from surgery.engines.ncnn import add_ranged, find_files
+from surgery.engines.ncnn import add_ranged, find_files, refuse_missing_package
 from surgery.engines.recording import name_array, read_recording
 from surgery.hub.model import V4_OUTPUT
 from surgery.hub.networks import (
@@ -76,6 +76,7 @@ class NcnnNetworksEngine:
         Raises:
             EngineError: ncnn is not installed, or refuses the model, or died of it.
         """
+        refuse_missing_package(self.name)
         for sample in samples:
             check_sample(sample)
         every, ranged = add_ranged(samples)

@@ -11,7 +11,7 @@ import pytest
 from surgery.engines import Sample
 from surgery.engines.frames import network_inputs
 from surgery.engines.ncnn import NcnnEngine
-from surgery.errors import EngineError
+from surgery.errors import EngineDied, EngineError
 from surgery.formats.ncnn_folder import write_model
 from surgery.formats.ncnn_layers import BinaryOp, ParamValue
 from surgery.formats.ncnn_param import Layer
@@ -147,6 +147,15 @@ def test_the_largest_magnitude_of_every_blob_is_measured_when_asked_for(
     plain = NcnnEngine(folder, PADDING)
     plain.run(samples)
     assert plain.largest == {}
+
+
+def test_a_package_that_is_missing_is_no_death(
+    folder: Path, make_sample: MakeSample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EngineError, match="ncnn is not installed") as caught:
+        NcnnEngine(folder, PADDING).run([make_sample(32, 32)])
+    assert not isinstance(caught.value, EngineDied)
 
 
 def test_large_frames_are_measured_in_their_middle(folder: Path, make_sample: MakeSample) -> None:

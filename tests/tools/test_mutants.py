@@ -110,6 +110,8 @@ def test_results_are_taken_up_again_and_what_was_interrupted_is_no_kill(tmp_path
     first.begin(judged)
     first.end(judged, Judgement(True, "all", ""))
 
+    with path.open("a") as file:
+        file.write('{"name": "tor')
     second = Results(path)
     second.expect(VERSION, "state")
     assert second.find(later) is None

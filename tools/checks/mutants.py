@@ -110,8 +110,14 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():
-                entry = json.loads(line)
-                self._lines[entry["name"], entry["state"]] = entry
+                self._take(line)
+
+    def _take(self, line: str) -> None:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # the last one of a run that was killed
+            return
+        self._lines[entry["name"], entry["state"]] = entry
 
     def expect(self, version: str, state: str) -> None:
         """Take only judgements of this state for mutants of a version."""
