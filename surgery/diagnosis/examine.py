@@ -28,6 +28,7 @@ from surgery.hub.model import MAX_PADDING, V4_OUTPUT
 from surgery.proof.forms import find_kind, guess_padding
 from surgery.proof.structure import (
     SHAPES,
+    WARP_LAYER,
     Finding,
     check_ncnn_structure,
     check_networks_structure,
@@ -40,7 +41,6 @@ from surgery.targets.runtimes import RUNTIMES, Runtime, find_refusals
 if TYPE_CHECKING:
     from surgery.hub.model import HubModel
 
-WARP = "rife.Warp"
 # A sentence of ncnn_param.check about a blob that several layers read.
 NEEDS_SPLIT = "a Split must make the copies"
 FLOW_FAULT = "its flow has"
@@ -296,7 +296,7 @@ def _find_unknown_types(graph: NcnnGraph) -> set[str]:
 
 
 def _examine_structure(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
-    warps = sum(layer.type == WARP for layer in graph.layers)
+    warps = sum(layer.type == WARP_LAYER for layer in graph.layers)
     unknown = _find_unknown_types(graph)
     for finding in check_ncnn_structure(graph, warps, has_timestep=_has_input(graph, "in2")):
         if not (unknown and finding.where == SHAPES):
@@ -321,7 +321,7 @@ def _examine_placeholders(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[
             and len(layer.inputs) == 2
         )
         if is_power:
-            what = f"BinaryOp {layer.name}: a power of two blobs, the placeholder of a {WARP}"
+            what = f"BinaryOp {layer.name}: a power of two blobs, the placeholder of a {WARP_LAYER}"
             yield Fault("placeholder of a warp", what, "it computes a power", names, True)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from surgery.diagnosis.bound_values import bound_values
-from surgery.diagnosis.examine import WARP, Examination, Fault, mend_values
+from surgery.diagnosis.examine import Examination, Fault, mend_values
 from surgery.engines import Sample
 from surgery.engines.ncnn import NcnnEngine
 from surgery.errors import ProofFailed, SurgeryError
@@ -25,11 +25,13 @@ from surgery.formats.ncnn_folder import write_model
 from surgery.formats.ncnn_param import Layer, NcnnGraph
 from surgery.formats.ncnn_shapes import infer_channels
 from surgery.formats.ncnn_splits import insert_splits
+from surgery.hub import warp
 from surgery.hub.model import V4_OUTPUT
 from surgery.passes import edit
 from surgery.progress import Progress, silent
 from surgery.proof.compare import Comparison, compare, judge
 from surgery.proof.inputs import make_samples
+from surgery.proof.structure import WARP_LAYER
 from surgery.proof.tolerances import NCNN_FP16_WEIGHTS, NCNN_FP32, Tolerance
 from surgery.sources.from_ncnn import import_graph
 from surgery.targets.folder_names import V4
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from surgery.hub.model import HubModel
 
 
-FLOW_CHANNELS = 2
 SEED = 5
 TIMESTEP = 0.3
 # Two paddings by one, so that height and width differ.
@@ -167,8 +168,8 @@ def _make_safe(graph: NcnnGraph) -> NcnnGraph:
             and (ncnn.read_int(layer.params, ncnn.BinaryOp.OP_TYPE) == ncnn.BinaryOpType.POW)
         )
         if is_power:
-            layer.type, layer.params = WARP, {}
-        if layer.type == WARP and channels[layer.inputs[1]] > FLOW_CHANNELS:
+            layer.type, layer.params = WARP_LAYER, {}
+        if layer.type == WARP_LAYER and channels[layer.inputs[1]] > warp.FLOW_CHANNELS:
             layers.append(_cut_flow(layer))
         layers.append(layer)
     safe.layers[:] = layers
@@ -176,14 +177,14 @@ def _make_safe(graph: NcnnGraph) -> NcnnGraph:
     return safe
 
 
-def _cut_flow(warp: Layer) -> Layer:
+def _cut_flow(layer: Layer) -> Layer:
     """A Crop of the two channels that rife.Warp reads, put in front of it (warp.cpp)."""
-    flow = f"{warp.name}.flow"
+    flow = f"{layer.name}.flow"
     bounds: dict[int, ncnn.ParamValue] = {
         int(ncnn.Crop.STARTS): [0],
-        int(ncnn.Crop.ENDS): [FLOW_CHANNELS],
+        int(ncnn.Crop.ENDS): [warp.FLOW_CHANNELS],
         int(ncnn.Crop.AXES): [0],
     }
-    crop = Layer("Crop", flow, [warp.inputs[1]], [flow], bounds)
-    warp.inputs[1] = flow
+    crop = Layer("Crop", flow, [layer.inputs[1]], [flow], bounds)
+    layer.inputs[1] = flow
     return crop

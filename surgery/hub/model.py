@@ -27,9 +27,21 @@ OPSET = 18
 # The newest IR version that every onnxruntime of the last two years reads (IR 10: 1.18).
 IR_VERSION = 10
 KEY_PREFIX = "surgery."
+# What every runtime pads to at least (rife.cpp).
+LEAST_PADDING = 32
 # The strongest reduction that any scale list asks for is 512; frames are padded to this in memory.
 MAX_PADDING = 4096
 SCALES = f"numbers above 0 and up to {MAX_PADDING}"
+# What a model knows of its donor, and no graph tells.
+DONOR_FACTS = (
+    "donor",
+    "version",
+    "architecture",
+    "weights",
+    "weights_sha256",
+    "source_sha256",
+    "baked",
+)
 V4_INPUTS = {"in0": 3, "in1": 3, "in2": 1}
 V4_OUTPUT = "out0"
 # What a model may say of its timesteps, and the only ones it knows; none for any.

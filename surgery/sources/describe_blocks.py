@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from surgery.hub import blocks, shapes
-from surgery.hub.model import HubModel
+from surgery.hub.model import LEAST_PADDING, HubModel
 from surgery.passes import edit
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     Body = list[gs.Node]
     Bodies = dict[int, list[Body]]
 
-# What every runtime pads to at least (rife.cpp).
-LEAST_PADDING = 32
 # A block halves its input twice behind its resize.
 BLOCK_STRIDE = 4
 # The names in front of layers, as torch's exporters write them.

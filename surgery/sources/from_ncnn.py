@@ -27,7 +27,7 @@ from surgery.formats.ncnn_folder import (
 from surgery.formats.ncnn_param import Layer, NcnnGraph, parse_with_faults
 from surgery.formats.ncnn_shapes import NOMINAL_SIZE, Shape, infer_shapes_from
 from surgery.hub import networks
-from surgery.hub.model import OPSET, V4_INPUTS, V4_OUTPUT, HubMetadata, HubModel
+from surgery.hub.model import DONOR_FACTS, OPSET, V4_INPUTS, V4_OUTPUT, HubMetadata, HubModel
 from surgery.hub.shapes import Extent
 from surgery.hub.verify import verify_hub
 from surgery.passes import edit
@@ -39,17 +39,8 @@ from surgery.sources.import_layers import LayerImport, import_layers
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-# What a folder of this project says of its donor, and no graph tells.
-KEPT = (
-    "donor",
-    "version",
-    "architecture",
-    "weights",
-    "weights_sha256",
-    "source_sha256",
-    "scale_list",
-    "baked",
-)
+# What a folder of this project says of itself, and no graph tells.
+KEPT = (*DONOR_FACTS, "scale_list")
 EXPORTER = "imported from ncnn"
 # With which scalar an operation negates.
 NEGATING_SCALARS: Mapping[int, float] = {

@@ -11,6 +11,7 @@ import onnx
 
 from surgery.errors import HubError, ProofFailed
 from surgery.hub.model import (
+    DONOR_FACTS,
     KEY_PREFIX,
     OPSET,
     V4_INPUTS,
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 EXPORTER = "lifted from ONNX"
-# What a model that this project lowered still knows of itself, and no graph tells.
-KEPT = ("donor", "version", "architecture", "weights", "weights_sha256", "source_sha256", "baked")
 
 
 def lift_model(model: onnx.ModelProto, *, label: str) -> HubModel:
@@ -158,7 +157,7 @@ def _read_facts(model: onnx.ModelProto) -> dict[str, Any]:
     if KEY_PREFIX + "kind" not in properties:
         return {}
     facts = dataclasses.asdict(HubMetadata.from_properties(properties))
-    return {name: facts[name] for name in (*KEPT, "padding", "scale_list") if facts[name]}
+    return {name: facts[name] for name in (*DONOR_FACTS, "padding", "scale_list") if facts[name]}
 
 
 def _has_betas(graph: gs.Graph) -> bool:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # GridSample came with 16; beyond 20 nothing is gained, and few hosts read it.
 OPSETS = range(16, 21)
+# What `RIFEModel` has no name for (vs-mlrt scripts/vsmlrt.py).
+UNKNOWN_TO_VSMLRT = ("", "4.1")
 LAYOUT_KEY = KEY_PREFIX + "layout"
 # Resize has these since 18, and the hub's are the defaults.
 NEW_ATTRIBUTES = {"Resize": ("antialias", "axes", "keep_aspect_ratio_policy")}
@@ -120,12 +122,14 @@ def write_lowered(
 
 
 def name_for_vsmlrt(model: HubModel, layout: str) -> str:
-    """The path below vs-mlrt's `models` folder where it looks for this model; empty for `plain`.
+    """The path below vs-mlrt's `models` folder where it looks for this model.
+
+    Empty for `plain`, and for a version that it does not know.
 
     Source: vs-mlrt scripts/vsmlrt.py, `RIFEModel` and `RIFEMerge`.
     """
     folders = {"vsmlrt-v1": "rife", "vsmlrt-v2": "rife_v2"}
-    if layout not in folders or not model.metadata.version:
+    if layout not in folders or model.metadata.version in UNKNOWN_TO_VSMLRT:
         return ""
     version = model.metadata.version.replace(".lite", "_lite").replace(".heavy", "_heavy")
     ending = "_ensemble" if model.metadata.ensemble else ""

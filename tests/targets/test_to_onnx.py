@@ -265,6 +265,7 @@ def test_lowering_leaves_the_hub_alone_and_gives_the_same_bytes(small: HubModel)
         ("4.26.heavy", False, "vsmlrt-v2", "rife_v2/rife_v4.26_heavy.onnx"),
         ("4.6", True, "vsmlrt-v1", "rife/rife_v4.6_ensemble.onnx"),
         ("4.6", False, "plain", ""),
+        ("4.1", False, "vsmlrt-v1", ""),
         ("", False, "vsmlrt-v1", ""),
     ],
 )

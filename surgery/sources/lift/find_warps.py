@@ -14,6 +14,7 @@ import numpy as np
 
 from surgery.errors import UnsupportedOp
 from surgery.hub import warp
+from surgery.hub.model import LEAST_PADDING
 from surgery.passes import edit
 from surgery.proof.tolerances import WARP_POSITION
 from surgery.sources.lift.observe import Observation, Size, compute_part, find_tainted
@@ -35,8 +36,6 @@ MOST_STEPS = 64
 MAKERS = ("Conv", "ConvTranspose", SAMPLER, warp.OP_TYPE)
 PROBE_PIXELS = 9.0
 SEED = 7
-# Sizes of frames are multiples of it.
-LEAST_PADDING = 32
 
 
 def undo_placeholders(graph: gs.Graph) -> int:
