@@ -498,7 +498,7 @@ def _no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without rife-ncnn-vulkan."""
 
     def refuse(self: Engine, samples: object) -> None:
-        raise EngineError("rife-ncnn-vulkan is not installed")
+        raise EngineError(f"{self.name} is not installed")
 
     monkeypatch.setattr(RifeNcnnVulkanEngine, "run", refuse)
 
