@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import math
 import sys
@@ -246,8 +247,8 @@ def build_trainee(seen: SeenFlows) -> StockNetwork:
     """The stock network with its own initial weights, drawn from a fixed seed."""
     torch.manual_seed(SEED)
     network = build_network(find_donor(DONOR), warp=seen.warp)
-    # A quarter faster on a CPU.
     begin_with_differences(network.net)
+    # A quarter faster on a CPU.
     network.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for parameter in network.net.parameters():
         parameter.requires_grad_(True)
@@ -270,28 +271,11 @@ def train(folder: Path, minutes: float) -> bool:
         step = int(kept["step"])
     print(f"training {DONOR} from step {step} of {STEPS}", flush=True)
     losses, ratings = [], []
-    scales = list(network.scale_list)
     while step < STEPS and time.monotonic() - start < 60 * minutes:
-        for group in optimiser.param_groups:
-            group["lr"] = choose_rate(step)
-        in0, in1, plane, truth, flow = draw_batch(pool, step)
-        seen.flows.clear()
-        is_small = step < SMALL_STEPS
-        given = list(SMALL_SCALES) if is_small else scales
-        network.net.scale_list = given  # type: ignore[assignment]
-        with skip_equal_resizes():
-            frame = network(in0, in1, plane)
-        weight = fall(HIGHEST_FLOW_WEIGHT, LOWEST_FLOW_WEIGHT, step)
-        weight *= SMALLER if is_small else 1
-        psnr_weight = PSNR_WEIGHT - fall(PSNR_WEIGHT, 0.0, step)
-        loss = measure_loss(frame, seen.flows, truth, flow, weight, psnr_weight)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.net.parameters(), 1.0)
-        optimiser.step()
+        loss, error = take_step(network, seen, optimiser, draw_batch(pool, step), step)
         step += 1
-        losses.append(float(loss.detach()))
-        ratings.append(-10 * math.log10(float((frame - truth).detach().square().mean())))
+        losses.append(loss)
+        ratings.append(-10 * math.log10(error))
         if step % SAVE_EVERY == 0 or step == STEPS:
             _save(saved, network, optimiser, step)
             print(
@@ -302,6 +286,35 @@ def train(folder: Path, minutes: float) -> bool:
             losses.clear()
             ratings.clear()
     return step == STEPS
+
+
+def take_step(
+    network: StockNetwork,
+    seen: SeenFlows,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    step: int,
+) -> tuple[float, float]:
+    """One step of the schedule; the loss, and the mean squared error of the frames on 0..1."""
+    in0, in1, plane, truth, flow = batch
+    for group in optimiser.param_groups:
+        group["lr"] = choose_rate(step)
+    seen.flows.clear()
+    is_small = step < SMALL_STEPS
+    network.net.scale_list = list(  # type: ignore[assignment]
+        SMALL_SCALES if is_small else network.scale_list
+    )
+    with skip_equal_resizes():
+        frame = network(in0, in1, plane)
+    weight = fall(HIGHEST_FLOW_WEIGHT, LOWEST_FLOW_WEIGHT, step)
+    weight *= SMALLER if is_small else 1
+    psnr_weight = PSNR_WEIGHT - fall(PSNR_WEIGHT, 0.0, step)
+    loss = measure_loss(frame, seen.flows, truth, flow, weight, psnr_weight)
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.net.parameters(), 1.0)
+    optimiser.step()
+    return float(loss.detach()), float((frame - truth).detach().square().mean())
 
 
 def _save(path: Path, network: StockNetwork, optimiser: torch.optim.Optimizer, step: int) -> None:
@@ -316,8 +329,9 @@ def write_checkpoint(folder: Path, weights: Path) -> None:
     """Write what was trained as upstream does: half floats, keys that begin with `module.`."""
     kept = torch.load(folder / "training.pt", weights_only=True)
     state = {f"module.{name}": one.half().contiguous() for name, one in kept["net"].items()}
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, weights)
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_file_atomically(weights, content.getvalue(), force=True)
     print(f"{weights}: {weights.stat().st_size / 1e6:.1f} MB, step {kept['step']} of {STEPS}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ pytest.importorskip("skimage")
 # In dB, over the better of nearest frame and averaging.
 LEAST_LEAD = 6.0
 TOOLS = Path(__file__).parents[2] / "tools"
+# In dB: figures are written to the hundredth, and processors sum in other orders.
+WRITTEN = 0.02
 # Sums in another order.
 SAME = 1e-6
 # On values of 0..1, of positions that are computed in two ways.
@@ -159,18 +161,17 @@ def test_the_checkpoint_is_in_the_form_of_upstream(
     load_into(build_network(find_donor(trainer.DONOR)), read_checkpoint(weights))
 
 
-def test_the_shipped_model_is_small_and_interpolates(
-    trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a part of the test set; `--score` takes all of it."""
+def test_the_shipped_model_scores_what_its_page_says(trainer: Any) -> None:
     weights = trainer.DATA / trainer.WEIGHTS
     assert weights.stat().st_size < 6_000_000
-    scenes = itertools.islice(trainer.demo_data.make_test_scenes(), 0, None, 8)
-    examples = [(kind, trainer.demo_data.draw_example(scene, 0.5)) for kind, scene in scenes]
-    monkeypatch.setattr(trainer.demo_data, "make_test_set", lambda: iter(examples))
     scores = trainer.measure_scores(weights)
-    assert {kind for kind, _ in examples} == set(scores)
-    assert min(score.lead for score in scores.values()) > LEAST_LEAD
+    page = (trainer.DATA / "README.md").read_text(encoding="utf-8")
+    for kind, score in scores.items():
+        (row,) = re.findall(rf"^\| {kind} \|(.*)\|$", page, re.MULTILINE)
+        figures = [score.nearest, score.averaging, score.model, score.lead]
+        assert figures == pytest.approx([float(one) for one in row.split("|")], abs=WRITTEN)
+        assert score.lead > LEAST_LEAD
+    assert set(scores) == {"noise", "photographs"}
 
 
 def test_the_shipped_pictures_are_what_the_tool_draws(trainer: Any, tmp_path: Path) -> None:
