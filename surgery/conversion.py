@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgery.errors import DonorError, EngineDied, EngineError, RuntimeRefused, SurgeryError
-from surgery.output import refuse_taken
+from surgery.output import MODEL_FILES, refuse_taken
 from surgery.progress import Progress, silent
 from surgery.sources.open_donor import OpenDonor, Weights, open_donor
 
@@ -160,7 +160,7 @@ def translate(
     from surgery.output import new_folder
     from surgery.targets.make_ncnn import NcnnOptions
 
-    refuse_taken(output, force=force)
+    refuse_taken(output, force=force, files=MODEL_FILES)
     _refuse_runtime(runtime)
     options = NcnnOptions(runtime, fp16, keep_betas, fast)
     progress("translating")
@@ -209,7 +209,7 @@ def convert(
     from surgery.proof.validate import prove_conversion, refuse_failed
     from surgery.targets.make_ncnn import NcnnOptions
 
-    refuse_taken(output, force=force)
+    refuse_taken(output, force=force, files=MODEL_FILES)
     if page is not None:
         refuse_taken(page, force=force)
         if not proof:
@@ -411,12 +411,13 @@ def validate(
             but `passed` being False.
     """
     from surgery.output import write_file_atomically
+    from surgery.proof.bisect import CUT_OUT_FILES
     from surgery.proof.forms import FolderForm, is_folder_of_three
     from surgery.proof.validate import TIMESTEPS, validate_forms
 
-    for taken in (report, page, cut_out):
+    for taken, files in ((report, None), (page, None), (cut_out, CUT_OUT_FILES)):
         if taken is not None:
-            refuse_taken(taken, force=force)
+            refuse_taken(taken, force=force, files=files)
     for timestep in timesteps:
         _refuse_timestep(timestep)
     given = Weights(weights, random_weights)
@@ -521,11 +522,11 @@ def _describe_options(
 
 def _bisect(reference: Form, candidate: Form, cut_out: Path | None, force: bool) -> Bisection:
     from surgery.output import new_folder
-    from surgery.proof.bisect import bisect_forms, write_first_difference
+    from surgery.proof.bisect import CUT_OUT_FILES, bisect_forms, write_first_difference
 
     evidence = bisect_forms(reference, candidate)
     if cut_out is not None and evidence.bisection.first is not None:
-        with new_folder(cut_out, force=force) as folder:
+        with new_folder(cut_out, force=force, files=CUT_OUT_FILES) as folder:
             write_first_difference(evidence, folder)
     return evidence.bisection
 

@@ -27,6 +27,8 @@ REPORT = "report.html"
 PICTURE = "demo.png"
 # A difference of one level of 255 is invisible; so many times over, it shows.
 AMPLIFIED = 32
+FRAMES = ("frame0", "frame1", "middle")
+FILES = (REPORT, PICTURE, *(f"{name}.png" for name in FRAMES), f"{MODEL}/*")
 CAPTION_HEIGHT = 18
 
 
@@ -64,7 +66,7 @@ def demo(output: Path, *, force: bool = False, progress: Progress = silent) -> D
     in0, in1, truth = trained_model.read_frames()
     sample = Sample(in0, in1, trained_model.TIMESTEP)
     weights = trained_model.find_data(trained_model.WEIGHTS)
-    with new_folder(output, force=force) as folder:
+    with new_folder(output, force=force, files=FILES) as folder:
         _, validation = convert(
             trained_model.DONOR,
             folder / MODEL,
@@ -93,7 +95,7 @@ def demo(output: Path, *, force: bool = False, progress: Progress = silent) -> D
             f"its difference from torch, x{AMPLIFIED}": abs(frame - wanted.clip(0, 1)) * AMPLIFIED,
         }
         _write_sheet(folder / PICTURE, pictures)
-        for name, picture in (("frame0", in0), ("frame1", in1), ("middle", frame)):
+        for name, picture in zip(FRAMES, (in0, in1, frame), strict=True):
             _write_picture(folder / f"{name}.png", picture)
     return Demo(output, validation, engine.name, compare(wanted.clip(0, 1), frame), psnr, missing)
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from surgery.output import refuse_taken
+from surgery.output import MODEL_FILES, refuse_taken
 from surgery.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def doctor(
     from surgery.targets.runtimes import find_runtime
 
     if fix is not None:
-        refuse_taken(fix, force=force)
+        refuse_taken(fix, force=force, files=MODEL_FILES)
     runtimes = [find_runtime(runtime)] if runtime else []
     progress(f"examining {folder}")
     examination = examine(folder, runtimes)

@@ -15,8 +15,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 
 from surgery.errors import OutputExists, SurgeryError
 
@@ -27,20 +27,28 @@ except ImportError:  # Windows
 
 _NEW, _OLD = "surgery-new", "surgery-old"
 _LOCK_ATTEMPTS = 3
+# What a model folder consists of.
+MODEL_FILES = ("*.param", "*.bin", "*.json")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 # Of Linux's renameat2, and what stands there for "relative to the current folder".
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 
-def refuse_taken(path: Path, *, force: bool) -> None:
+def refuse_taken(path: Path, *, force: bool, files: Sequence[str] | None = None) -> None:
     """Refuse an output before the work, not after it.
 
+    Args:
+        path: the output.
+        force: replace an existing one.
+        files: of a folder, as `new_folder` takes them; None for a file.
+
     Raises:
-        OutputExists: `path` exists and `force` is not set.
+        OutputExists: `path` exists and `force` is not set, or would not replace it.
     """
     if path.exists() and not force:
-        raise OutputExists(f"{path} exists; --force replaces it, or choose another -o")
+        raise OutputExists(f"{path} exists; --force replaces it, or choose another name")
+    _refuse_target(path, path.resolve(), force, files)
 
 
 def write_file_atomically(path: Path, data: bytes | str, *, force: bool = False) -> None:
@@ -54,39 +62,50 @@ def write_file_atomically(path: Path, data: bytes | str, *, force: bool = False)
     content = data.encode() if isinstance(data, str) else data
     with (
         _explain_errors(path, target),
-        _make_temporary(path, target, force, is_folder=False) as temporary,
+        _make_temporary(path, target, force, None) as temporary,
     ):
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        _refuse_target(path, target, force, is_folder=False)
+        _refuse_target(path, target, force, None)
         temporary.replace(target)
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+def new_folder(
+    path: Path, *, force: bool = False, files: Sequence[str] = MODEL_FILES
+) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes `path` when the block ends without an exception.
 
     With `force` an existing folder stays in place until the new one is complete, and is then
-    replaced as a whole.
+    replaced as a whole. Nobody's work is lost by it: a folder that holds anything but `files` is
+    none that this package made.
+
+    Args:
+        path: the folder to make.
+        force: replace an existing one.
+        files: patterns of what it may hold, relative to it, one part for each level.
 
     Raises:
         OutputExists: `path` exists and `force` is not set, or it is one that `force` does not
-            replace: a file, a mount point, a folder that holds the current or the home folder.
+            replace: a file, a mount point, a folder that holds other files than `files`, or the
+            current or the home folder.
         SurgeryError: the folder cannot be written; nothing is left behind.
     """
     target = path.resolve()
     with (
         _explain_errors(path, target),
-        _make_temporary(path, target, force, is_folder=True) as temporary,
+        _make_temporary(path, target, force, files) as temporary,
     ):
         yield temporary
-        _refuse_target(path, target, force, is_folder=True)
+        _refuse_target(path, target, force, files)
         _move_folder(temporary, target)
 
 
-def _refuse_target(path: Path, target: Path, force: bool, is_folder: bool) -> None:
+def _refuse_target(path: Path, target: Path, force: bool, files: Sequence[str] | None) -> None:
+    """Refuse what may not be replaced; `files` of a folder, None where a file is to be written."""
+    is_folder = files is not None
     if not target.exists():
         return
     if not force:
@@ -99,6 +118,25 @@ def _refuse_target(path: Path, target: Path, force: bool, is_folder: bool) -> No
             f"{path} holds the folder you work in, your home or a whole file system; --force does "
             "not replace it, name a folder of its own"
         )
+    foreign = _find_foreign(target, files) if files is not None else None
+    if foreign is not None:
+        raise OutputExists(
+            f"{path} holds {foreign}, which surgery did not write there; --force replaces a folder "
+            f"of {', '.join(files or ())} only, name another one"
+        )
+
+
+def _find_foreign(folder: Path, files: Sequence[str]) -> Path | None:
+    """A file of the folder, relative to it, that none of the patterns describes."""
+    wanted = [PurePath(one) for one in files]
+    for entry in folder.rglob("*"):
+        name = entry.relative_to(folder)
+        is_wanted = any(
+            len(name.parts) == len(one.parts) and name.match(str(one)) for one in wanted
+        )
+        if not is_wanted and (entry.is_symlink() or not entry.is_dir()):
+            return name
+    return None
 
 
 def _is_precious(folder: Path) -> bool:
@@ -140,20 +178,22 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _make_temporary(path: Path, target: Path, force: bool, is_folder: bool) -> Iterator[Path]:
+def _make_temporary(
+    path: Path, target: Path, force: bool, files: Sequence[str] | None
+) -> Iterator[Path]:
     parents = _make_parents(target)
     # First, because it may put back a folder that then is in the way.
     _clear_leftovers(target)
-    _refuse_target(path, target, force, is_folder)
+    _refuse_target(path, target, force, files)
     with contextlib.ExitStack() as stack:
         stack.callback(_remove_empty, parents)
         for _ in range(_LOCK_ATTEMPTS):
             temporary = _name_beside(target, _NEW)
             stack.callback(_remove, temporary)
-            if is_folder:
-                temporary.mkdir()
-            else:
+            if files is None:
                 temporary.touch(exist_ok=False)
+            else:
+                temporary.mkdir()
             # Not locked: another process just took the newcomer for a leftover, and removes it.
             if stack.enter_context(_lock(temporary)):
                 break

@@ -14,7 +14,7 @@ import pytest
 
 from surgery import output
 from surgery.errors import OutputExists, SurgeryError
-from surgery.output import new_folder, write_file_atomically
+from surgery.output import MODEL_FILES, new_folder, refuse_taken, write_file_atomically
 
 needs_flock = pytest.mark.skipif(os.name == "nt", reason="leftovers are told by flock")
 not_as_root = pytest.mark.skipif(
@@ -112,7 +112,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
 def _fail_while_writing(path: Path, force: bool = False) -> None:
     old = _list(path) if path.exists() else None
     with new_folder(path, force=force) as temporary:
-        (temporary / "new").touch()
+        (temporary / "new.param").touch()
         assert (_list(path) if path.exists() else None) == old
         _ = 1 / 0
 
@@ -132,13 +132,13 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 def test_the_old_folder_survives_a_failure_under_force(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.mkdir()
-    (path / "old").touch()
+    (path / "old.param").touch()
     with pytest.raises(ZeroDivisionError):
         _fail_while_writing(path, force=True)
-    assert _list(path) == ["old"]
+    assert _list(path) == ["old.param"]
     with new_folder(path, force=True) as temporary:
-        (temporary / "new").touch()
-    assert _list(path) == ["new"]
+        (temporary / "new.param").touch()
+    assert _list(path) == ["new.param"]
     assert _list(tmp_path) == ["model"]
 
 
@@ -148,7 +148,7 @@ def test_a_folder_is_replaced_in_one_step_where_the_platform_can(
 ) -> None:
     path, moves = tmp_path / "model", list[Path]()
     path.mkdir()
-    (path / "old").touch()
+    (path / "old.param").touch()
     if not can_exchange:
         monkeypatch.setattr(output, "_exchange", lambda first, second: False)
     elif not output._exchange(_make(tmp_path / "a"), _make(tmp_path / "b")):
@@ -161,8 +161,8 @@ def test_a_folder_is_replaced_in_one_step_where_the_platform_can(
 
     monkeypatch.setattr(Path, "rename", note)
     with new_folder(path, force=True) as temporary:
-        (temporary / "new").touch()
-    assert _list(path) == ["new"]
+        (temporary / "new.param").touch()
+    assert _list(path) == ["new.param"]
     assert not [one for one in _list(tmp_path) if one.startswith(".")]
     assert len(moves) == (0 if can_exchange else 2)
 
@@ -206,10 +206,11 @@ def test_force_replaces_a_folder_for_a_user_without_a_home(
 
     monkeypatch.setattr(Path, "home", have_none)
     target = tmp_path / "model"
-    (target / "old").mkdir(parents=True)
+    target.mkdir(parents=True)
+    (target / "old.param").touch()
     with new_folder(target, force=True) as folder:
-        (folder / "new").touch()
-    assert [one.name for one in target.iterdir()] == ["new"]
+        (folder / "new.param").touch()
+    assert [one.name for one in target.iterdir()] == ["new.param"]
 
 
 @pytest.mark.parametrize("kept", ["work", "home"])
@@ -297,12 +298,12 @@ def test_a_death_between_the_two_renames_costs_nothing(tmp_path: Path) -> None:
     # What is on the disk then: the old folder set aside, the new one still under its own name.
     aside = tmp_path / ".model.surgery-old-0123abcd"
     aside.mkdir()
-    (aside / "old").touch()
+    (aside / "old.param").touch()
     (tmp_path / ".model.surgery-new-0123abcd").mkdir()
     with pytest.raises(OutputExists), new_folder(path):
         pytest.fail("the block must not run")
     assert _list(tmp_path) == ["model"]
-    assert _list(path) == ["old"]
+    assert _list(path) == ["old.param"]
 
 
 @needs_flock
@@ -313,3 +314,29 @@ def test_names_that_only_look_similar_are_left_alone(tmp_path: Path) -> None:
     with new_folder(tmp_path / "model"):
         pass
     assert _list(tmp_path) == sorted([*similar, "model"])
+
+
+@pytest.mark.parametrize("theirs", ["thesis.txt", "deep/flownet.param", "flownet.pkl"])
+def test_force_does_not_replace_a_folder_with_files_of_other_people(
+    tmp_path: Path, theirs: str
+) -> None:
+    path = tmp_path / "model" / theirs
+    path.parent.mkdir(parents=True)
+    path.write_text("years of work")
+    (tmp_path / "model" / "flownet.bin").touch()
+    refused = pytest.raises(OutputExists, match=f"model holds {theirs}, which surgery did not")
+    with refused, new_folder(tmp_path / "model", force=True):
+        pytest.fail("the work was begun")
+    with refused:
+        refuse_taken(tmp_path / "model", force=True, files=MODEL_FILES)
+    assert path.read_text() == "years of work"
+
+
+def test_force_replaces_what_the_patterns_describe(tmp_path: Path) -> None:
+    path = tmp_path / "made"
+    (path / "model" / "empty").mkdir(parents=True)
+    (path / "model" / "flownet.param").touch()
+    (path / "page.html").touch()
+    with new_folder(path, force=True, files=("*.html", "model/*")):
+        pass
+    assert not _list(path)

@@ -35,6 +35,10 @@ INPUT_SEED = 1
 TIMESTEP = 0.25
 LEAST_SIDE = 128
 FOLDED = ("Conv", "ConvTranspose")
+INPUTS_FILE, EXPECTED_FILE, FACTS = "inputs.npz", "expected.npy", "difference.json"
+CUT_OUT_HUB = "layer.onnx"
+# What `write_first_difference` writes.
+CUT_OUT_FILES = (CUT_OUT_HUB, "flownet.*", INPUTS_FILE, EXPECTED_FILE, FACTS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -376,10 +380,10 @@ def write_first_difference(evidence: Evidence, folder: Path) -> None:
         feed = _write_hub_region(evidence.probed, region, evidence, folder)
     else:
         feed = _write_folder_region(evidence.probed, region, evidence, folder)
-    np.savez(folder / "inputs.npz", **feed)  # type: ignore[arg-type]
-    np.save(folder / "expected.npy", evidence.known[first.place.name])
+    np.savez(folder / INPUTS_FILE, **feed)  # type: ignore[arg-type]
+    np.save(folder / EXPECTED_FILE, evidence.known[first.place.name])
     facts = {**_list_facts(first), "output": first.place.name, "inputs": sorted(feed)}
-    (folder / "difference.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_hub_region(
@@ -388,7 +392,7 @@ def _write_hub_region(
     from surgery.proof.probes import GIVEN
 
     model = probed.cut(evidence.known, region)
-    (folder / "layer.onnx").write_bytes(model.SerializeToString(deterministic=True))
+    (folder / CUT_OUT_HUB).write_bytes(model.SerializeToString(deterministic=True))
     values = {**evidence.known, **evidence.inputs}
     return {value.name: values[value.name.removeprefix(GIVEN)] for value in model.graph.input}
 
