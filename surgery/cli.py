@@ -329,12 +329,14 @@ def optimize(
     fast: FastOption = False,
     force: ForceOption = False,
 ) -> None:
-    """Rewrite a hub model: smaller and faster, computing the same."""
+    """Rewrite a hub model: faster, computing the same. -v says what each pass did."""
     from surgery import conversion as verbs
 
     with _progress() as progress:
         edits = verbs.optimize(source, output, fast=fast, force=force, progress=progress)
-    _say(f"{output}: " + ", ".join(f"{name} {count}" for name, count in edits.items() if count))
+    acted = [count for count in edits.values() if count]
+    _say(f"{output}: {sum(acted)} edits by {len(acted)} passes")
+    _say(f"surgery inspect {source} {output} compares what the two cost")
 
 
 @_command
@@ -779,20 +781,19 @@ def demo(
     force: ForceOption = False,
 ) -> None:
     """Convert a trained network, prove it, and interpolate between two photographs."""
-    from surgery.demonstration import AMPLIFIED, PICTURE, REPORT
+    from surgery.demonstration import AMPLIFIED, MODEL, PICTURE, REPORT
     from surgery.demonstration import demo as make_demo
 
     with _progress() as progress:
         made = make_demo(output, force=force, progress=progress)
     _show_validation(made.validation)
-    _say(
-        f"{made.runtime} against torch: PSNR {made.comparison.psnr:.1f} dB; "
-        "rounding to 8 bits alone leaves 58.9 dB"
-    )
+    rounding = "" if made.missing else "; rounding to 8 bits alone leaves 58.9 dB"
+    _say(f"{made.runtime} against torch: PSNR {made.comparison.psnr:.1f} dB{rounding}")
     _say(
         f"against the true frame in the middle: nearest frame {made.psnr['nearest']:.1f} dB, "
         f"average {made.psnr['average']:.1f} dB, model {made.psnr['model']:.1f} dB"
     )
+    _say(f"model: {output / MODEL}")
     _say(f"pictures: {output / PICTURE} (differences {AMPLIFIED} times over)")
     _say(f"report: {output / REPORT}")
     if made.missing:

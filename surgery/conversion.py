@@ -240,6 +240,7 @@ def convert(
         )
         reference = DonorForm(opened)
         _refuse_runtime(runtime, opened.network.padding)
+        _refuse_path(output, opened.network.padding, opened.network.kind, runtime)
         progress(f"exporting with {exporter}")
         hub = export_donor(opened, exporter)
     hub_file = hub.to_onnx() if proof else None
@@ -314,10 +315,28 @@ def list_refusals(made: NcnnModel, output: Path) -> dict[str, str]:
 
 
 def _read_path(made: NcnnModel, output: Path, runtimes: Sequence[str]) -> dict[str, str]:
+    return _find_misreadings(output, made.metadata.padding, made.metadata.kind, runtimes)
+
+
+def _find_misreadings(
+    output: Path, padding: int, kind: str, runtimes: Sequence[str]
+) -> dict[str, str]:
     from surgery.targets.folder_names import refuse_folder_path
 
-    path, padding, mode = str(output.resolve()), made.metadata.padding, made.metadata.kind
-    return {name: refuse_folder_path(path, padding, name, mode) for name in runtimes}
+    path = str(output.resolve())
+    return {name: refuse_folder_path(path, padding, name, kind) for name in runtimes}
+
+
+def _refuse_path(output: Path, padding: int, kind: str, runtime: str | None) -> None:
+    """Refuse a path that misleads every runtime before the work, as far as that can be known."""
+    from surgery.targets.folder_names import PATH_RULES
+    from surgery.targets.runtimes import find_runtime, refuse_padding
+
+    judged = [runtime] if runtime else list(PATH_RULES)
+    able = [name for name in judged if not refuse_padding(find_runtime(name), padding)]
+    faults = _find_misreadings(output, padding, kind, able)
+    if faults and all(faults.values()):
+        raise RuntimeRefused(f"-o {output}: {next(iter(faults.values()))}")
 
 
 def _refuse_runtime(runtime: str | None, padding: int | None = None) -> None:

