@@ -1,45 +1,44 @@
 """Take any RIFE to rife-ncnn-vulkan, verified and without patching a file by hand.
 
-The verbs of the command line, as functions; paths are `pathlib.Path`s, donors are named as there.
+The verbs of the command line, as functions with its options; a path is text or a `pathlib.Path`.
 
-    >>> from pathlib import Path
     >>> import surgery
-    >>> model, proof = surgery.convert("train_log", Path("rife-v4.15-lite"), proof=False)
+    >>> model, proof = surgery.convert("train_log", "rife-v4.15-lite", proof=False)
     >>> len(model.graph.layers), model.metadata.padding, proof
     (..., 32, None)
 
 Its steps, by which anything can stand between them:
 
-    >>> hub = surgery.export("train_log", Path("rife.onnx"))
+    >>> hub = surgery.export("train_log", "rife.onnx")
     >>> hub.metadata.warps
     14
-    >>> edits = surgery.optimize(Path("rife.onnx"), Path("smaller.onnx"))
+    >>> edits = surgery.optimize("rife.onnx", "smaller.onnx")
     >>> edits["fold_betas"]
     32
-    >>> made = surgery.translate(Path("rife.onnx"), Path("rife-v4"), runtime="nihui", fp16=False)
+    >>> made = surgery.translate("rife.onnx", "rife-v4", runtime="nihui", fp16=False)
     >>> validation = surgery.validate(
     ...     "rife.onnx", "rife-v4", sizes=[(96, 64)], timesteps=[0.5], engines=["ncnn"]
     ... )
     >>> validation.passed
     True
-    >>> frames = Path("frame0.png"), Path("frame1.png")
-    >>> surgery.run(Path("rife-v4"), *frames, Path("middle.png"), engine="ncnn")
+    >>> frames = "frame0.png", "frame1.png"
+    >>> surgery.run("rife-v4", *frames, "middle.png", engine="ncnn")
 
 The other doors:
 
-    >>> plain = surgery.lower(Path("rife.onnx"), Path("plain.onnx"), layout="vsmlrt-v2")
-    >>> surgery.lift(Path("plain.onnx"), Path("lifted.onnx")).metadata.warps
+    >>> plain = surgery.lower("rife.onnx", "plain.onnx", layout="vsmlrt-v2")
+    >>> surgery.lift("plain.onnx", "lifted.onnx").metadata.warps
     14
-    >>> surgery.import_model(Path("rife-v4"), Path("imported.onnx")).metadata.padding
+    >>> surgery.import_model("rife-v4", "imported.onnx").metadata.padding
     32
     >>> surgery.inspect("rife-v4")[0].runtimes["nihui"]
     'runs'
-    >>> surgery.doctor(Path("rife-v4"), runtime="nihui").examination.is_healthy
+    >>> surgery.doctor("rife-v4", runtime="nihui").examination.is_healthy
     True
 
 What a caller can act on is a `SurgeryError`: what was found, what is accepted, what to do.
 
-    >>> surgery.translate(Path("rife.onnx"), Path("model"))
+    >>> surgery.translate("rife.onnx", "model")
     Traceback (most recent call last):
     ...
     surgery.errors.RuntimeRefused: ...

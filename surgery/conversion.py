@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgery.errors import DonorError, EngineDied, EngineError, RuntimeRefused, SurgeryError
+from surgery.file_path import FilePath, to_path
 from surgery.output import MODEL_FILES, refuse_taken
 from surgery.progress import Progress, silent
 from surgery.sources.open_donor import OpenDonor, Weights, open_donor
@@ -47,10 +48,10 @@ def export_donor(opened: OpenDonor, exporter: str = "torchscript") -> HubModel:
 
 
 def export(
-    donor: str,
-    output: Path,
+    donor: FilePath,
+    output: FilePath,
     *,
-    weights: Path | None = None,
+    weights: FilePath | None = None,
     random_weights: int | None = None,
     scale: float = 1.0,
     ensemble: bool = False,
@@ -82,6 +83,7 @@ def export(
     """
     from surgery.hub.model import write_hub
 
+    donor, output, weights = str(donor), Path(output), to_path(weights)
     refuse_taken(output, force=force)
     progress(f"loading {donor}")
     opened = open_donor(
@@ -104,8 +106,8 @@ def export(
 
 
 def optimize(
-    source: Path,
-    output: Path,
+    source: FilePath,
+    output: FilePath,
     *,
     fast: bool = False,
     force: bool = False,
@@ -120,6 +122,7 @@ def optimize(
     from surgery.hub.verify import read_hub
     from surgery.passes import pipeline
 
+    source, output = Path(source), Path(output)
     refuse_taken(output, force=force)
     model = from_onnx(read_hub(source))
     passes = (*pipeline.PORTABLE, *(pipeline.FAST if fast else ()))
@@ -130,8 +133,8 @@ def optimize(
 
 
 def translate(
-    source: Path,
-    output: Path,
+    source: FilePath,
+    output: FilePath,
     *,
     runtime: str | None = None,
     fp16: bool = True,
@@ -160,6 +163,7 @@ def translate(
     from surgery.output import new_folder
     from surgery.targets.make_ncnn import NcnnOptions
 
+    source, output = Path(source), Path(output)
     refuse_taken(output, force=force, files=MODEL_FILES)
     _refuse_runtime(runtime)
     options = NcnnOptions(runtime, fp16, keep_betas, fast)
@@ -171,10 +175,10 @@ def translate(
 
 
 def convert(
-    donor: str,
-    output: Path,
+    donor: FilePath,
+    output: FilePath,
     *,
-    weights: Path | None = None,
+    weights: FilePath | None = None,
     random_weights: int | None = None,
     scale: float = 1.0,
     ensemble: bool = False,
@@ -186,7 +190,7 @@ def convert(
     keep_betas: bool = False,
     fast: bool = False,
     proof: bool = True,
-    page: Path | None = None,
+    report: FilePath | None = None,
     command: str = "",
     force: bool = False,
     progress: Progress = silent,
@@ -196,7 +200,7 @@ def convert(
     The donor may also be a hub model, an ONNX file whose warps are spelled out, or a model folder
     that others made: each holds its weights already. The folder appears only when the proof holds.
     The arguments are those of `export` and `translate`; without `proof` the second result is None.
-    `page` is a file for a report of the proof, as HTML, which is written even when the proof fails;
+    `report` is a file for a page about the proof, as HTML, which is written even when it fails;
     `command` is the command line that it tells.
 
     Raises:
@@ -209,14 +213,16 @@ def convert(
     from surgery.proof.validate import prove_conversion, refuse_failed
     from surgery.targets.make_ncnn import NcnnOptions
 
+    donor, output = str(donor), Path(output)
+    weights, report = to_path(weights), to_path(report)
     refuse_taken(output, force=force, files=MODEL_FILES)
-    if page is not None:
-        refuse_taken(page, force=force)
+    if report is not None:
+        refuse_taken(report, force=force)
         if not proof:
             raise SurgeryError("--report tells what the proof found; leave --no-proof out")
-        if page.resolve().is_relative_to(output.resolve()):
+        if report.resolve().is_relative_to(output.resolve()):
             raise SurgeryError(
-                f"--report {page}: the folder {output} is written as a whole, after the report; "
+                f"--report {report}: the folder {output} is written as a whole, after the report; "
                 "name a file outside of it"
             )
     _refuse_runtime(runtime)
@@ -254,10 +260,10 @@ def convert(
                 validation = prove_conversion(
                     reference, hub_file, made, Path(short), progress=progress
                 )
-            if page is not None:
+            if report is not None:
                 judged = open_folder(folder)
                 judged.label = output.name
-                _write_page(page, validation, [reference, judged], command, force, progress)
+                _write_page(report, validation, [reference, judged], command, force, progress)
             refuse_failed(validation)
     return made, validation
 
@@ -382,10 +388,10 @@ def open_form(
 
 
 def validate(
-    reference: str,
-    candidate: str,
+    reference: FilePath,
+    candidate: FilePath,
     *,
-    weights: Path | None = None,
+    weights: FilePath | None = None,
     random_weights: int | None = None,
     scale: float = 1.0,
     ensemble: bool = False,
@@ -395,10 +401,10 @@ def validate(
     timesteps: Sequence[float] = (),
     engines: Sequence[str] = (),
     bisect: bool = False,
-    cut_out: Path | None = None,
+    cut_out: FilePath | None = None,
     blame: bool = False,
-    report: Path | None = None,
-    page: Path | None = None,
+    json: FilePath | None = None,
+    report: FilePath | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> Validation:
@@ -420,8 +426,9 @@ def validate(
         cut_out: a folder to write that layer to, with its inputs.
         blame: try a folder on this machine's CPU and Vulkan, in fp32 and fp16, to tell a wrong
             model from a wrong driver; done anyhow where rife-ncnn-vulkan fails.
-        report: a file to write the figures to, as JSON.
-        page: a file to write a report to, as HTML with pictures; finds the first layer, too.
+        json: a file to write the figures to.
+        report: a file to write a page of frames, flows and layers to, as HTML; finds the first
+            layer, too.
         force: replace an existing report.
         progress: called with one line for each step.
 
@@ -434,7 +441,9 @@ def validate(
     from surgery.proof.forms import FolderForm, is_folder_of_three
     from surgery.proof.validate import TIMESTEPS, validate_forms
 
-    for taken, files in ((report, None), (page, None), (cut_out, CUT_OUT_FILES)):
+    reference, candidate, weights = str(reference), str(candidate), to_path(weights)
+    json, report, cut_out = to_path(json), to_path(report), to_path(cut_out)
+    for taken, files in ((json, None), (report, None), (cut_out, CUT_OUT_FILES)):
         if taken is not None:
             refuse_taken(taken, force=force, files=files)
     for timestep in timesteps:
@@ -468,12 +477,12 @@ def validate(
     if bisect or cut_out is not None:
         progress("looking for the first layer that differs")
         validation.bisection = _bisect(forms[0], forms[1], cut_out, force)
-    if page is not None:
+    if report is not None:
         command = ["surgery", "validate", reference, candidate, *given.to_options()]
         command += _describe_options(scale, ensemble, arch, second_stage, sizes, timesteps, engines)
-        _write_page(page, validation, forms, shlex.join(command), force, progress)
-    if report is not None:
-        write_file_atomically(report, validation.to_json(), force=force)
+        _write_page(report, validation, forms, shlex.join(command), force, progress)
+    if json is not None:
+        write_file_atomically(json, validation.to_json(), force=force)
     return validation
 
 
@@ -551,10 +560,10 @@ def _bisect(reference: Form, candidate: Form, cut_out: Path | None, force: bool)
 
 
 def run(
-    folder: Path,
-    frame0: Path,
-    frame1: Path,
-    output: Path,
+    folder: FilePath,
+    frame0: FilePath,
+    frame1: FilePath,
+    output: FilePath,
     *,
     timestep: float = 0.5,
     engine: str = "rife-ncnn-vulkan",
@@ -586,6 +595,7 @@ def run(
     from surgery.engines.frames import read_png, write_png
     from surgery.proof.forms import open_folder
 
+    folder, frame0, frame1, output = Path(folder), Path(frame0), Path(frame1), Path(output)
     refuse_taken(output, force=force)
     if output.suffix.lower() != ".png":
         raise SurgeryError(f"-o {output}: the frame is written as PNG; name a .png")

@@ -12,6 +12,7 @@ from surgery.conversion import convert
 from surgery.engines import Engine, Sample
 from surgery.engines.frames import to_8bit
 from surgery.errors import EngineError
+from surgery.file_path import FilePath
 from surgery.output import new_folder
 from surgery.progress import Progress, silent
 from surgery.proof.compare import Comparison, compare
@@ -54,7 +55,7 @@ class Demo:
     missing: str
 
 
-def demo(output: Path, *, force: bool = False, progress: Progress = silent) -> Demo:
+def demo(output: FilePath, *, force: bool = False, progress: Progress = silent) -> Demo:
     """Convert a small trained RIFE and interpolate between two photographs with a known motion.
 
     Weights and photographs lie in this package (`surgery.trained_model`); the source is that of
@@ -63,6 +64,7 @@ def demo(output: Path, *, force: bool = False, progress: Progress = silent) -> D
     Raises:
         SurgeryError: a part that the demo needs is not installed; nothing is written.
     """
+    output = Path(output)
     in0, in1, truth = trained_model.read_frames()
     sample = Sample(in0, in1, trained_model.TIMESTEP)
     weights = trained_model.find_data(trained_model.WEIGHTS)
@@ -71,7 +73,7 @@ def demo(output: Path, *, force: bool = False, progress: Progress = silent) -> D
             trained_model.DONOR,
             folder / MODEL,
             weights=weights,
-            page=folder / REPORT,
+            report=folder / REPORT,
             command="surgery demo",
             progress=progress,
         )

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surgery.file_path import FilePath, to_path
 from surgery.output import MODEL_FILES, refuse_taken
 from surgery.progress import Progress, silent
 
@@ -86,7 +87,7 @@ def _prove_import(folder: Path, model: HubModel) -> None:
 
 
 def import_model(
-    folder: Path, output: Path, *, force: bool = False, progress: Progress = silent
+    folder: FilePath, output: FilePath, *, force: bool = False, progress: Progress = silent
 ) -> HubModel:
     """Import a model folder of rife-ncnn-vulkan, whoever made it, to a hub model file.
 
@@ -105,6 +106,7 @@ def import_model(
     """
     from surgery.hub.model import write_hub
 
+    folder, output = Path(folder), Path(output)
     refuse_taken(output, force=force)
     model = _import_and_prove(folder, progress)
     write_hub(model, output, force=force)
@@ -112,7 +114,7 @@ def import_model(
 
 
 def lift(
-    source: Path, output: Path, *, force: bool = False, progress: Progress = silent
+    source: FilePath, output: FilePath, *, force: bool = False, progress: Progress = silent
 ) -> HubModel:
     """Lift an ONNX file whose warps are spelled out, or placeholders, to a hub model file.
 
@@ -128,6 +130,7 @@ def lift(
     from surgery.hub.model import read_onnx, write_hub
     from surgery.sources.lift.lift_apart import lift_apart
 
+    source, output = Path(source), Path(output)
     refuse_taken(output, force=force)
     progress(f"lifting {source}")
     model = lift_apart(read_onnx(source), label=source.stem)
@@ -136,8 +139,8 @@ def lift(
 
 
 def lower(
-    source: Path,
-    output: Path,
+    source: FilePath,
+    output: FilePath,
     *,
     layout: str = "plain",
     opset: int = 18,
@@ -169,6 +172,7 @@ def lower(
     from surgery.output import write_file_atomically
     from surgery.targets import to_onnx
 
+    source, output = Path(source), Path(output)
     refuse_taken(output, force=force)
     model = load_hub(source)
     progress(f"lowering to {layout}")
@@ -224,10 +228,10 @@ class CheckUp:
 
 
 def doctor(
-    folder: Path,
+    folder: FilePath,
     *,
     runtime: str | None = None,
-    fix: Path | None = None,
+    fix: FilePath | None = None,
     fp16: bool = True,
     force: bool = False,
     progress: Progress = silent,
@@ -254,6 +258,8 @@ def doctor(
     from surgery.targets.make_ncnn import NcnnOptions
     from surgery.targets.runtimes import find_runtime
 
+    folder = Path(folder)
+    fix = to_path(fix)
     if fix is not None:
         refuse_taken(fix, force=force, files=MODEL_FILES)
     runtimes = [find_runtime(runtime)] if runtime else []

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surgery.file_path import FilePath, to_path
 from surgery.formats.ncnn_folder import NETWORK, holds_three_networks, read_param_text
 from surgery.formats.ncnn_param import NcnnGraph, parse
 from surgery.hub import networks
@@ -110,10 +111,10 @@ class Inspection:
 
 
 def inspect(
-    first: str,
-    second: str | None = None,
+    first: FilePath,
+    second: FilePath | None = None,
     *,
-    weights: Path | None = None,
+    weights: FilePath | None = None,
     scale: float = 1.0,
     ensemble: bool = False,
     arch: str = "",
@@ -139,8 +140,9 @@ def inspect(
     Raises:
         SurgeryError: one of them cannot be opened, or there is no such runtime.
     """
+    weights = to_path(weights)
     judged = [find_runtime(runtime)] if runtime else list(RUNTIMES.values())
-    texts = [text for text in (first, second) if text is not None]
+    texts = [str(text) for text in (first, second) if text is not None]
     building = _Building(weights, scale, ensemble, arch, second_stage)
     opened = []
     for text in texts:

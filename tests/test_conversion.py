@@ -117,7 +117,7 @@ def test_a_name_is_judged_by_who_can_run_the_model(hub_file: Path, tmp_path: Pat
 def test_a_report_inside_the_folder_that_is_made_is_refused(tmp_path: Path) -> None:
     output = tmp_path / "rife-v4"
     with pytest.raises(SurgeryError, match="name a file outside of it"):
-        conversion.convert(DONOR, output, random_weights=SEED, page=output / "report.html")
+        conversion.convert(DONOR, output, random_weights=SEED, report=output / "report.html")
     assert not output.exists()
 
 

