@@ -187,5 +187,5 @@ def _work(
     for number, done in enumerate(crew.run(make_model, jobs), start=1):
         row = ledger.note(done)
         # The reason of a refusal comes in the end: this line stands while others are at work.
-        progress(f"[{number}/{len(waiting)}] at work; last: {row['name']}, {row['status']}")
+        progress(f"[{number}/{len(waiting)}] done, last: {row['name']}, {row['status']}")
     ledger.publish()
