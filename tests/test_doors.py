@@ -161,6 +161,19 @@ def test_a_folder_and_a_foreign_onnx_are_converted_and_proven(
         assert made.flows == ("flow0",)
 
 
+@pytest.mark.parametrize("fp16", [False, True])
+@pytest.mark.parametrize("layout", ["plain", "vsmlrt-v1", "vsmlrt-v2"])
+def test_what_was_lowered_is_converted_to_as_many_layers_as_its_folder(
+    layout: str, fp16: bool, folder: Path, hub: Path, tmp_path: Path
+) -> None:
+    lowered = tmp_path / "lowered.onnx"
+    surgery.lower(hub, lowered, layout=layout, fp16=fp16)
+    # Lifting has a proof of its own.
+    made, _ = surgery.convert(str(lowered), tmp_path / "rife-v4-lowered", proof=False)
+    direct, _ = surgery.convert(str(folder), tmp_path / "rife-v4-direct", proof=False)
+    assert len(made.graph.layers) == len(direct.graph.layers)
+
+
 def test_options_of_source_are_refused_for_what_has_none(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DonorError, match="--random-weights, --scale is for PyTorch source"):
         surgery.convert(str(folder), tmp_path / "rife-v4", random_weights=1, scale=0.5)

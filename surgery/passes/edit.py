@@ -119,6 +119,20 @@ def bypass(graph: gs.Graph, node: gs.Node, source: gs.Tensor) -> bool:
     return True
 
 
+def move_output(graph: gs.Graph, node: gs.Node, source: gs.Tensor) -> bool:
+    """Let the maker of `source` make the output of a node that passes `source` through.
+
+    False when nothing makes `source`, an input of the graph, or others need it under its own name.
+    """
+    maker = producer(source)
+    if maker is None or not is_read_only_by(graph, source, node):
+        return False
+    (output,) = node.outputs
+    node.outputs.clear()
+    maker.outputs[maker.outputs.index(source)] = output
+    return True
+
+
 def select_output_channels(conv: gs.Node, order: np.ndarray) -> None:
     """Let a Conv without groups compute the given output channels, in the given order."""
     for index in (1, 2):

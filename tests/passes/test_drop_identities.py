@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from surgery.passes import edit
 from surgery.passes.drop_identities import drop_identities
 
 if TYPE_CHECKING:
@@ -97,6 +98,24 @@ def test_a_resize_of_one_side_stays(build: Builder, rewriting: Rewriting) -> Non
     rewriting.leaves(drop_identities, build.model(build.resize(once, 1, 1 / 2)))
 
 
-def test_an_output_of_the_graph_is_refused(build: Builder, rewriting: Rewriting) -> None:
+def test_one_that_makes_the_output_leaves_that_to_the_node_before(
+    build: Builder, rewriting: Rewriting
+) -> None:
+    model = build.output_of(build.mul(build.node("Identity", build.conv(build.frames(), 3)), 1))
+    assert rewriting.difference(drop_identities, model, edits=2) == 0
+    assert rewriting.operators(model) == ["Concat", "Conv"]
+    assert [one.name for one in model.graph.outputs] == ["out0"]
+
+
+def test_an_input_that_is_the_output_is_refused(build: Builder, rewriting: Rewriting) -> None:
+    model = build.output_of(build.node("Identity", build.in0))
+    rewriting.refuses(drop_identities, model, "output of the graph")
+
+
+def test_an_output_whose_source_others_read_is_refused(
+    build: Builder, rewriting: Rewriting
+) -> None:
     model = build.output_of(build.node("Identity", build.conv(build.frames(), 3)))
+    (last,) = (node for node in model.graph.nodes if node.op == "Identity")
+    model.graph.outputs.append(edit.add_node(model.graph, "/side", "Sigmoid", [last.inputs[0]]))
     rewriting.refuses(drop_identities, model, "output of the graph")

