@@ -461,11 +461,20 @@ def validate(
     ensemble: EnsembleOption = False,
     arch: ArchOption = "",
     second_stage: SecondStageOption = False,
-    size: Annotated[list[str] | None, typer.Option(metavar="WxH", help="Repeatable")] = None,
-    timestep: Annotated[list[float] | None, typer.Option(metavar="T", help="Repeatable")] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WxH", help="Of frames, as 640x384; repeatable; default: two sizes"),
+    ] = None,
+    timestep: Annotated[
+        list[float] | None,
+        typer.Option(metavar="T", help="0 to 1; repeatable; default: 0.25 and 0.5"),
+    ] = None,
     engine: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Repeatable; default: those that run the two"),
+        typer.Option(
+            metavar="NAME",
+            help="As ncnn, torch or rife-ncnn-vulkan-cpu; repeatable; default: what runs the two",
+        ),
     ] = None,
     bisect: Annotated[bool, _flag("--bisect", does="Find the first layer that differs")] = False,
     cut_out: Annotated[
@@ -707,7 +716,12 @@ def score(
     scale: Annotated[
         float | None, typer.Option(metavar="S", help="Of the flow, instead of what a folder says")
     ] = None,
-    layout: Annotated[str | None, typer.Option(metavar="NAME", help="Default: recognised")] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="vimeo90k, ucf101, snu-film, video, frames; default: recognised"
+        ),
+    ] = None,
     every: Annotated[int, typer.Option(metavar="N", help="Of a sequence, give one frame of N")] = 2,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only N clips")] = None,
     json: Annotated[bool, _flag("--json", does="Write JSON instead of tables")] = False,
