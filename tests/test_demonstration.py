@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from surgery.engines import Engine, Sample
 from surgery.engines.frames import read_png
 from surgery.engines.rife_ncnn_vulkan import INSTALL, RifeNcnnVulkanEngine
 from surgery.errors import EngineError, OutputExists
+from surgery.proof.statistics import pick_largest, too_small
+from surgery.proof.tolerances import PROVING_FLOW
 
 MISSING = f"rife-ncnn-vulkan is not installed; install it by: {INSTALL}"
 # In dB: what the model has to gain on the better of nearest frame and averaging.
@@ -49,6 +52,10 @@ def test_the_real_runtime_computes_what_torch_does(made: Demo) -> None:
 def test_the_proof_holds_and_its_flows_were_large_enough(made: Demo) -> None:
     assert made.validation.passed
     assert not [warning for warning in made.validation.warnings if "flow" in warning]
+    measured = [frame.warps for frame in made.validation.flows]
+    assert not too_small(pick_largest(measured), PROVING_FLOW)
+    still = [dataclasses.replace(one, median=0.0, p99=0.0) for one in measured[0]]
+    assert too_small(still, PROVING_FLOW)
 
 
 def test_the_folder_holds_model_report_and_pictures(made: Demo) -> None:
