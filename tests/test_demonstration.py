@@ -53,7 +53,7 @@ def test_the_proof_holds_and_its_flows_were_large_enough(made: Demo) -> None:
     assert made.validation.passed
     assert not [warning for warning in made.validation.warnings if "flow" in warning]
     measured = [frame.warps for frame in made.validation.flows]
-    assert not too_small(pick_largest(measured), PROVING_FLOW)
+    assert not too_small(pick_largest(measured, PROVING_FLOW), PROVING_FLOW)
     still = [dataclasses.replace(one, median=0.0, p99=0.0) for one in measured[0]]
     assert too_small(still, PROVING_FLOW)
 
