@@ -59,6 +59,8 @@ FLOATS = (
 FLOAT32_BYTES = 4
 # What the pickle of a state dict names.
 TENSOR_GLOBALS = ("torch.", "collections.OrderedDict")
+# What torch lets a pickle call, although it takes as much memory as it is told to.
+GREEDY_GLOBALS = ("builtins.bytearray",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,8 +223,10 @@ def _check_scan(path: Path, scan: Scan) -> None:
         raise _refuse_wishes(
             path, [f"{long[0][:MAX_GLOBAL_CHARACTERS]}... ({len(long[0])} letters)"]
         )
-    if scan.fault and _list_wishes(scan):
-        raise _refuse_wishes(path, _list_wishes(scan))
+    wishes = _list_wishes(scan)
+    greedy = [one for one in wishes if one in GREEDY_GLOBALS]
+    if greedy or (scan.fault and wishes):
+        raise _refuse_wishes(path, greedy or wishes)
     if scan.fault:
         raise _refuse_broken(path, scan.fault[:MAX_REASON_CHARACTERS])
 
