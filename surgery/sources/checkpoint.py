@@ -242,7 +242,7 @@ def _refuse_wishes(path: Path, wishes: Sequence[str]) -> CheckpointError:
         f"it asks for {', '.join(wishes[:MAX_WISHES])}" if wishes else "it is no pickle of tensors"
     )
     return CheckpointError(
-        f"{path} is refused: {asked}, and reading such a file can run code; "
+        f"{path} is refused: {asked}, and reading such a file can run code or fill memory; "
         "a state dict is accepted, as torch.save(network.state_dict(), ...) writes it"
     )
 
