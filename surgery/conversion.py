@@ -6,6 +6,7 @@ they made, and raise `surgery.errors.SurgeryError` for everything that a caller 
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from surgery.errors import DonorError, EngineDied, EngineError, RuntimeRefused, SurgeryError
 from surgery.file_path import FilePath, to_path
-from surgery.output import MODEL_FILES, refuse_taken
+from surgery.output import MODEL_FILES, refuse_model_file, refuse_taken
 from surgery.progress import Progress, silent
 from surgery.sources.open_donor import OpenDonor, Weights, open_donor
 
@@ -84,7 +85,7 @@ def export(
     from surgery.hub.model import write_hub
 
     donor, output, weights = str(donor), Path(output), to_path(weights)
-    refuse_taken(output, force=force)
+    refuse_model_file(output, force=force)
     progress(f"loading {donor}")
     opened = open_donor(
         donor,
@@ -123,7 +124,7 @@ def optimize(
     from surgery.passes import pipeline
 
     source, output = Path(source), Path(output)
-    refuse_taken(output, force=force)
+    refuse_model_file(output, force=force)
     model = from_onnx(read_hub(source))
     passes = (*pipeline.PORTABLE, *(pipeline.FAST if fast else ()))
     progress("rewriting the graph")
@@ -481,9 +482,18 @@ def validate(
         command = ["surgery", "validate", reference, candidate, *given.to_options()]
         command += _describe_options(scale, ensemble, arch, second_stage, sizes, timesteps, engines)
         _write_page(report, validation, forms, shlex.join(command), force, progress)
+    _advise_bisection(validation)
     if json is not None:
         write_file_atomically(json, validation.to_json(), force=force)
     return validation
+
+
+def _advise_bisection(validation: Validation) -> None:
+    """Say how the layer is found, where that was not asked for."""
+    found = validation.blame
+    if found is not None and found.party == "model" and validation.bisection is None:
+        sentence = f"{found.sentence}; --bisect finds the layer"
+        validation.blame = dataclasses.replace(found, sentence=sentence)
 
 
 def _blame(candidate: Form, validation: Validation, progress: Progress) -> Blame:

@@ -51,6 +51,18 @@ def refuse_taken(path: Path, *, force: bool, files: Sequence[str] | None = None)
     _refuse_target(path, path.resolve(), force, files)
 
 
+def refuse_model_file(path: Path, *, force: bool) -> None:
+    """As `refuse_taken`, for an ONNX file, which every command knows by its name.
+
+    Raises:
+        SurgeryError: the name does not end in `.onnx`.
+        OutputExists: as `refuse_taken`.
+    """
+    if path.suffix != ".onnx":
+        raise SurgeryError(f"{path}: the model is written as ONNX; name a file that ends in .onnx")
+    refuse_taken(path, force=force)
+
+
 def write_file_atomically(path: Path, data: bytes | str, *, force: bool = False) -> None:
     """Write `data` (text as UTF-8) to `path`; a reader sees the old file or the whole new one.
 

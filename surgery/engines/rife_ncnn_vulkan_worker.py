@@ -72,9 +72,15 @@ def refuse_missing_device(devices: int, gpu: int) -> None:
         EngineError: `gpu` is neither the CPU nor one of the devices.
     """
     if gpu != CPU and gpu not in range(devices):
+        if devices:
+            numbers = "0" if devices == 1 else f"0 to {devices - 1}"
+            raise EngineError(
+                f"there is no Vulkan device {gpu}; {numbers} is accepted here, and -1 for the CPU"
+            )
         raise EngineError(
-            f"there is no Vulkan device {gpu}, {devices} found; -1 is the CPU, and without a "
-            f"graphics card Mesa's llvmpipe is a device: install {VULKAN_PACKAGES} (Debian, Ubuntu)"
+            f"there is no Vulkan device {gpu}, none was found; -1, the CPU, is accepted, and "
+            f"without a graphics card Mesa's llvmpipe is a device: install {VULKAN_PACKAGES} "
+            "(Debian, Ubuntu)"
         )
 
 

@@ -50,10 +50,18 @@ def require_files(
         file for file, end in files.items() if end in endings and not (folder / file).is_file()
     ]
     if lacking:
-        found = f"no {' and no '.join(lacking)} in it" if folder.is_dir() else "no such folder"
         raise FormatError(
-            f"{folder}: {found}; a model folder holds {' and '.join(files)}: give the path of one"
+            f"{folder}: {_describe_lack(folder, lacking)}; a model folder holds "
+            f"{' and '.join(files)}: give the path of one"
         )
+
+
+def _describe_lack(folder: Path, lacking: Sequence[str]) -> str:
+    if folder.is_dir():
+        return f"no {' and no '.join(lacking)} in it"
+    if folder.suffix == ".onnx" and folder.is_file():
+        return "a file, which 'surgery translate' and 'surgery convert' make a folder of"
+    return "a file" if folder.is_file() else "no such folder"
 
 
 def read_param_text(path: Path) -> str:

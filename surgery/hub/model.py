@@ -293,6 +293,11 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
+    if path.is_dir():
+        raise HubError(
+            f"{path}: a folder, which 'surgery import' makes an .onnx file of and 'surgery "
+            f"convert' takes as it is; {ACCEPTED}"
+        )
     if not path.is_file():
         raise HubError(f"{path}: no such file; {ACCEPTED}")
     if path.stat().st_size > MAX_MODEL_BYTES:

@@ -172,7 +172,7 @@ def assign(
         return Blame(
             "model",
             "the model is wrong: plain ncnn computes another frame than the reference, in fp32 on "
-            "the CPU, where no driver has a part; --bisect finds the layer",
+            "the CPU, where no driver has a part",
         )
     failed = {name for name, trial in trials.items() if trial.passed is False}
     for name, party, sentence in _CAUSES:

@@ -205,9 +205,17 @@ def test_each_failing_import_has_its_advice(message: str, advice: str) -> None:
 def test_devices_are_counted_from_0() -> None:
     refuse_missing_device(0, CPU)
     refuse_missing_device(2, 1)
-    for devices, gpu in ((0, 0), (2, 2), (2, -2)):
-        with pytest.raises(EngineError, match=f"no Vulkan device {gpu}, {devices} found"):
+    accepted = {
+        (0, 0): "none was found; -1, the CPU, is accepted",
+        (1, 5): "5; 0 is accepted here, and -1 for the CPU",
+        (2, 2): "2; 0 to 1 is accepted here",
+        (2, -2): "-2; 0 to 1 is accepted here",
+    }
+    for (devices, gpu), words in accepted.items():
+        with pytest.raises(EngineError) as refusal:
             refuse_missing_device(devices, gpu)
+        assert f"no Vulkan device {gpu}" in str(refusal.value)
+        assert words in str(refusal.value)
 
 
 @pytest.mark.parametrize(
