@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import Parameter, signature
 from pathlib import Path
@@ -37,6 +37,9 @@ app = typer.Typer(
 )
 # As in `surgery.targets.runtimes`, which takes too long to import for a help page.
 RUNTIMES = ("nihui", "nihui-memorydata", "tntwise", "wheel", "vapoursynth", "video2x", "ncnn")
+
+# Of one kind; who reads them all asks for JSON.
+SHOWN_FAULTS = 3
 
 
 class State:
@@ -619,7 +622,9 @@ def inspect_models(
 def doctor(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder, whoever made it")],
     runtime: RuntimeOption = None,
-    fix: Annotated[bool, _flag("--fix", does="Repair what can be, into -o")] = False,
+    fix: Annotated[
+        bool, _flag("--fix", does="Repair what can be, into -o; of a sound folder nothing is made")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="The folder to make, with --fix"),
@@ -640,7 +645,7 @@ def doctor(
     if json:
         typer.echo(found.to_json(), nl=False)
     else:
-        _show_check_up(found, output)
+        _show_check_up(found, folder, output)
     last = found.afterwards or found.examination
     if not last.is_healthy:
         raise typer.Exit(1)
@@ -827,28 +832,40 @@ def _say_imported(output: Path, metadata: HubMetadata) -> None:
         _say(f"  note: {note}")
 
 
-def _show_check_up(found: CheckUp, output: Path | None) -> None:
+def _show_check_up(found: CheckUp, folder: Path, output: Path | None) -> None:
     _show_examination(found.examination)
+    if output is not None and found.repair is None:
+        _say(f"nothing to repair; {output} is not written")
     if found.repair is not None and found.afterwards is not None:
         _say(
             f"{output}: repaired; largest difference from the original with fp32 weights "
             f"{found.repair.exact.max_abs:.1e}"
         )
         _show_examination(found.afterwards)
+    judged = folder if found.repair is None else output
+    _say(f"values of weights are not judged; 'surgery validate DONOR {judged}' compares them")
 
 
 def _show_examination(examination: Examination) -> None:
-    for fault in examination.faults:
-        hit = (
-            "every runtime"
-            if len(examination.runtimes) > 1 and set(fault.runtimes) == set(examination.runtimes)
-            else ", ".join(fault.runtimes)
-        )
+    for faults in examination.group_faults():
+        fault = faults[0]
         mend = " (can be repaired: --fix)" if fault.repairable else ""
         mend = " (a limit of this network)" if fault.is_limit else mend
-        _say(f"{fault.kind}: {fault.what}{mend}\n  {hit}: {fault.effect}")
-    for name, reason in examination.verdicts().items():
-        _say(f"{examination.folder} in {name}: {reason or 'runs'}")
+        for one in faults[:SHOWN_FAULTS]:
+            _say(f"{one.kind}: {one.what}{mend}")
+        if len(faults) > SHOWN_FAULTS:
+            _say(f"  and {len(faults) - SHOWN_FAULTS} more like these, which --json lists")
+        _say(f"  {_name_runtimes(fault.runtimes, examination)}: {fault.effect}")
+    verdicts = examination.verdicts()
+    for reason in dict.fromkeys(verdicts.values()):
+        names = [name for name, one in verdicts.items() if one == reason]
+        where = _name_runtimes(names, examination)
+        _say(f"{examination.folder} in {where}: {reason or 'runs'}")
+
+
+def _name_runtimes(names: Sequence[str], examination: Examination) -> str:
+    is_every = len(names) > 1 and set(names) == set(examination.runtimes)
+    return "every runtime" if is_every else ", ".join(names)
 
 
 def _say_folder(output: Path, made: NcnnModel) -> None:

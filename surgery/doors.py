@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgery.file_path import FilePath, to_path
-from surgery.output import MODEL_FILES, refuse_taken
+from surgery.output import MODEL_FILES, refuse_model_file, refuse_taken
 from surgery.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def import_model(
     from surgery.hub.model import write_hub
 
     folder, output = Path(folder), Path(output)
-    refuse_taken(output, force=force)
+    refuse_model_file(output, force=force)
     model = _import_and_prove(folder, progress)
     write_hub(model, output, force=force)
     return model
@@ -131,7 +131,7 @@ def lift(
     from surgery.sources.lift.lift_apart import lift_apart
 
     source, output = Path(source), Path(output)
-    refuse_taken(output, force=force)
+    refuse_model_file(output, force=force)
     progress(f"lifting {source}")
     model = lift_apart(read_onnx(source), label=source.stem)
     write_hub(model, output, force=force)
@@ -173,7 +173,7 @@ def lower(
     from surgery.targets import to_onnx
 
     source, output = Path(source), Path(output)
-    refuse_taken(output, force=force)
+    refuse_model_file(output, force=force)
     model = load_hub(source)
     progress(f"lowering to {layout}")
     lowered = to_onnx.lower_model(model, to_onnx.OnnxOptions(layout, opset, fp16))
@@ -242,14 +242,14 @@ def doctor(
         folder: holds `flownet.param` and `flownet.bin`; of RIFE 1 to 3 `contextnet` and
             `fusionnet`, too.
         runtime: judge for this runtime alone, and repair for it.
-        fix: the folder to make of what could be repaired.
+        fix: the folder to make of what could be repaired; where nothing is wrong, none is made.
         fp16: store the weights of the repaired folder as fp16.
         force: replace an existing output.
         progress: called with one line for each step.
 
     Raises:
-        SurgeryError: there is no model in the folder, or a fault is beyond repair; nothing is
-            written.
+        SurgeryError: there is no model in the folder, a fault is beyond repair, or every runtime
+            would misread the name `fix`; nothing is written.
         ProofFailed: the repaired model differs from the original; nothing is written.
     """
     from surgery.diagnosis.examine import examine
@@ -265,8 +265,9 @@ def doctor(
     runtimes = [find_runtime(runtime)] if runtime else []
     progress(f"examining {folder}")
     examination = examine(folder, runtimes)
-    if fix is None:
+    if fix is None or examination.is_healthy:
         return CheckUp(examination)
+    examination.refuse_name(fix)
     mended = repair(examination, NcnnOptions(runtime, fp16), progress)
     with new_folder(fix, force=force) as temporary:
         mended.made.write(temporary)

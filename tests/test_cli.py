@@ -255,6 +255,26 @@ MISTAKES = {
         ["out.jpg", "PNG"],
     ),
     "no model folder": (f"run no {RUN}", ["no: no such folder", "flownet.param and flownet.bin"]),
+    "a model file to run": (
+        f"run SHELF/rife.onnx {RUN}",
+        ["rife.onnx: a file, which 'surgery translate'", "flownet.param and flownet.bin"],
+    ),
+    "a folder to translate": (
+        "translate SHELF/rife-v4 -o rife-v4",
+        ["rife-v4: a folder, which 'surgery import'", "'surgery convert' takes as it is"],
+    ),
+    "a folder to optimise": (
+        "optimize SHELF/rife-v4 -o out.onnx",
+        ["rife-v4: a folder, which 'surgery import'"],
+    ),
+    "an export under another name": (
+        f"export {DONOR} {WEIGHTS} -o out",
+        ["out: the model is written as ONNX", ".onnx"],
+    ),
+    "an optimised model under another name": ("optimize SHELF/rife.onnx -o out.onx", [".onnx"]),
+    "an import under another name": ("import SHELF/rife-v4 -o out", ["out: the model", ".onnx"]),
+    "a lifted model under another name": ("lift SHELF/plain.onnx -o zz", ["zz: the model"]),
+    "a lowered model under another name": ("lower SHELF/rife.onnx -o q", ["q: the model"]),
     "an empty model folder": (
         f"run SHELF/empty {RUN}",
         ["no flownet.param and no flownet.bin in it", "a model folder holds"],

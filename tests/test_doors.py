@@ -12,7 +12,15 @@ import surgery
 from surgery.cli import app
 from surgery.doors import open_door
 from surgery.engines.frames import write_png
-from surgery.errors import DonorError, EngineDied, HubError, OutputExists, ProofFailed, SurgeryError
+from surgery.errors import (
+    DonorError,
+    EngineDied,
+    HubError,
+    OutputExists,
+    ProofFailed,
+    RuntimeRefused,
+    SurgeryError,
+)
 from surgery.hub.model import HubModel, load_hub
 from surgery.passes import edit
 from surgery.sources.from_ncnn import import_folder
@@ -188,16 +196,60 @@ def test_doctor_tells_by_its_status_and_repairs(folder: Path, tmp_path: Path) ->
     result = run("doctor", folder)
     assert result.exit_code == 1
     assert "float without a point: BinaryOp rest: key 2" in result.output
-    assert "in nihui: float without a point" in result.output
+    assert "rife-v4-tiny in every runtime: float without a point" in result.output
+    (last,) = result.output.splitlines()[-1:]
+    assert last.startswith("values of weights are not judged; 'surgery validate DONOR")
     fixed = tmp_path / "fixed" / "rife-v4-tiny"
     result = run("doctor", folder, "--fix", "-o", fixed)
     assert "repaired; largest difference" in result.output
     assert not any(
         fault.kind == "float without a point" for fault in surgery.doctor(fixed).examination.faults
     )
+    misread = run("doctor", folder, "--fix", "-o", tmp_path / "nothing")
+    assert isinstance(misread.exception, RuntimeRefused)
+    assert "nothing" in str(misread.exception)
+    assert "repaired" not in misread.output
+    assert not (tmp_path / "nothing").exists()
     alone = run("doctor", folder, "--fix")
     assert isinstance(alone.exception, SurgeryError)
     assert "go together" in str(alone.exception)
+
+
+def test_a_sound_folder_is_left_as_it_is(folder: Path, tmp_path: Path) -> None:
+    mended = tmp_path / "mended" / "rife-v4-tiny"
+    surgery.convert(folder, mended, proof=False)
+    output = tmp_path / "nothing"
+    result = run("doctor", mended, "--fix", "-o", output)
+    assert result.exit_code == 0, result.output
+    assert f"nothing to repair; {output} is not written" in result.output
+    assert "repaired" not in result.output
+    assert not output.exists()
+
+
+def test_many_faults_of_one_kind_and_their_verdict_are_told_once(folder: Path) -> None:
+    param = folder / "flownet.param"
+    text = param.read_text().replace(" in0_a in1_a in2 x", " in0_c in1_c in2_c x")
+    param.write_text(text.replace("in0_b f0", "in0_d f0"), encoding="utf-8")
+    result = run("doctor", folder)
+    assert result.exit_code == 1
+    assert "  and 3 more like these, which --json lists" in result.output
+    (verdict,) = [line for line in result.output.splitlines() if "rife-v4-tiny in " in line]
+    assert verdict.startswith("rife-v4-tiny in every runtime: ")
+    assert verdict.count("broken graph") == 1
+
+
+def test_a_wrong_layer_is_advised_to_be_looked_for_unless_it_was(
+    folder: Path, tmp_path: Path, write_tiny_model: Callable[[Path, int], None]
+) -> None:
+    other = tmp_path / "rife-v4-other"
+    write_tiny_model(other, 4)
+    for bisect in (False, True):
+        found = surgery.validate(
+            folder, other, engines=["ncnn"], sizes=[(64, 64)], bisect=bisect, blame=True
+        )
+        assert found.blame is not None
+        assert found.blame.party == "model"
+        assert ("--bisect" in found.blame.sentence) is not bisect
 
 
 def test_a_crash_is_told_with_what_the_doctor_knows(folder: Path, tmp_path: Path) -> None:

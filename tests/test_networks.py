@@ -236,8 +236,14 @@ def test_the_doctor_names_what_is_wrong_with_one_network(
 
 
 def test_three_networks_are_not_repaired(convert_networks: Convert, tmp_path: Path) -> None:
+    folder, output = tmp_path / "rife-v2.3", tmp_path / "rife-v2"
+    shutil.copytree(convert_networks("v2")[0], folder)
+    assert doors.doctor(folder, fix=output).repair is None
+    weights = folder / "fusionnet.bin"
+    weights.write_bytes(weights.read_bytes() + bytes(8))
     with pytest.raises(SurgeryError, match="holds three networks; --fix repairs a folder of one"):
-        doors.doctor(convert_networks("v2")[0], fix=tmp_path / "rife-v2")
+        doors.doctor(folder, fix=output)
+    assert not output.exists()
 
 
 def test_the_layers_of_three_networks_are_not_compared(

@@ -7,11 +7,12 @@ returns 0 whatever happened, so most faults show as a crash later on, or as a wr
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import FormatError, SurgeryError
+from surgery.errors import FormatError, RuntimeRefused, SurgeryError
 from surgery.formats.ncnn_bin import read_weights
 from surgery.formats.ncnn_folder import (
     NETWORK,
@@ -23,6 +24,7 @@ from surgery.formats.ncnn_folder import (
 from surgery.formats.ncnn_layers import LAYER_TYPES, BinaryOp, BinaryOpType, Kind, read_int
 from surgery.formats.ncnn_param import Layer, NcnnGraph, parse_with_faults
 from surgery.formats.ncnn_shapes import NOMINAL_SIZE, infer_shapes
+from surgery.formats.ncnn_splits import restore_splits
 from surgery.hub import networks
 from surgery.hub.model import MAX_PADDING, V4_OUTPUT
 from surgery.proof.forms import find_kind, guess_padding
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 # A sentence of ncnn_param.check about a blob that several layers read.
 NEEDS_SPLIT = "a Split must make the copies"
 FLOW_FAULT = "its flow has"
+# Of two names, as difflib counts it: two letters that changed places in a short one.
+LEAST_LIKENESS = 0.85
 # A part of what describe_tta says of a graph where a flow has no name.
 NOT_NAMED = "no blob"
 
@@ -82,6 +86,7 @@ class Examination:
         runtimes: names of those that were asked about.
         kind: `v4` for one network, `v1` or `v2` for three (`surgery.hub.networks`); of three,
             `graph` is None.
+        padding: what frames have to be padded to, as far as the graph tells.
     """
 
     folder: str
@@ -89,6 +94,7 @@ class Examination:
     graph: NcnnGraph | None = None
     runtimes: tuple[str, ...] = ()
     kind: str = V4
+    padding: int = networks.PADDING
 
     def to_facts(self) -> dict[str, Any]:
         """Everything that was found, as JSON can say it."""
@@ -102,10 +108,35 @@ class Examination:
         """For each runtime that was asked about why it cannot run the folder; empty if it can."""
         return {
             name: "; ".join(
-                one.kind for one in self.faults if name in one.runtimes and not one.harmless
+                dict.fromkeys(
+                    one.kind for one in self.faults if name in one.runtimes and not one.harmless
+                )
             )
             for name in self.runtimes
         }
+
+    def group_faults(self) -> list[list[Fault]]:
+        """The faults, those together that differ in no more than where they are."""
+        groups: dict[tuple[object, ...], list[Fault]] = {}
+        for one in self.faults:
+            groups.setdefault(dataclasses.astuple(dataclasses.replace(one, what="")), []).append(
+                one
+            )
+        return list(groups.values())
+
+    def refuse_name(self, folder: Path) -> None:
+        """Refuse a folder to write the model to that all runtimes which were asked about misread.
+
+        Raises:
+            RuntimeRefused: with a name that works.
+        """
+        reasons = [
+            refuse_folder_path(str(folder.resolve()), self.padding, name, self.kind)
+            for name in self.runtimes
+            if name in PATH_RULES
+        ]
+        if reasons and all(reasons):
+            raise RuntimeRefused(f"{folder}: {reasons[0]}")
 
     @property
     def is_healthy(self) -> bool:
@@ -136,14 +167,17 @@ def examine(folder: Path, runtimes: Sequence[Runtime] = ()) -> Examination:
         found.faults.append(_describe_unreadable(error, names))
         return found
     found.graph = graph
+    # First, because wrong counts come with it.
+    found.faults += _restore_splits(graph, names)
     found.faults += [_describe_misreading(one, names) for one in misreadings]
     found.faults += _examine_values(graph, names)
     mend_values(graph)
     found.faults += _examine_weights(graph, folder / f"{NETWORK}.bin", names)
     found.faults += _examine_structure(graph, names)
     found.faults += _examine_placeholders(graph, names)
+    found.faults += _examine_spelling(graph, names)
     hub, reason = _import(graph)
-    padding = _find_padding(graph, hub)
+    padding = found.padding = _find_padding(graph, hub)
     found.faults += _examine_output(hub, reason, found.faults, names)
     found.faults += _examine_tta(graph, hub, names)
     for runtime in chosen:
@@ -172,11 +206,13 @@ def _examine_networks(folder: Path, chosen: Sequence[Runtime], found: Examinatio
             found.faults.append(_describe_unreadable(error, names))
             continue
         graphs[network] = graph
-        own = [_describe_misreading(one, names) for one in misreadings]
+        own = [*_restore_splits(graph, names)]
+        own += [_describe_misreading(one, names) for one in misreadings]
         own += _examine_values(graph, names)
         mend_values(graph)
         own += _examine_weights(graph, folder / f"{network}.bin", names)
         own += _examine_placeholders(graph, names)
+        own += _examine_spelling(graph, names)
         for runtime in chosen:
             own += _examine_layers(graph, runtime)
         found.faults += [dataclasses.replace(one, what=f"{network}: {one.what}") for one in own]
@@ -313,6 +349,38 @@ def _describe_finding(finding: Finding, names: tuple[str, ...]) -> Fault:
     return Fault("broken graph", sentence, "it dies, or computes another picture", names)
 
 
+def _restore_splits(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
+    """Splits that the graph's names tell of; they are put back, as the file meant it."""
+    for split in restore_splits(graph):
+        (blob,) = split.inputs
+        readers = [
+            f"{one.type} {one.name}" for one in graph.layers if {*one.inputs} & {*split.outputs}
+        ]
+        more = f" and {len(readers) - 1} more" if len(readers) > 1 else ""
+        what = (
+            f"no Split makes {', '.join(split.outputs)} of {blob}; {readers[0]}{more} would read it"
+        )
+        yield Fault("missing split", what, "it dies at load or at the first frame", names, True)
+
+
+def _examine_spelling(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
+    for unknown, meant in _find_misspelt(graph).items():
+        (layer, *others) = (one.name for one in graph.layers if one.type == unknown)
+        more = f", and {len(others)} more" if others else ""
+        what = f"{unknown} ({layer}{more}) is no layer type known here; did you mean {meant}?"
+        yield Fault("unknown layer", what, "it dies at load if there is none of that name", names)
+
+
+def _find_misspelt(graph: NcnnGraph) -> dict[str, str]:
+    """Layer types that look like a known one; what is longer is another, as Convolution1D."""
+    meant = {}
+    for unknown in sorted(_find_unknown_types(graph)):
+        close = difflib.get_close_matches(unknown, LAYER_TYPES, n=1, cutoff=LEAST_LIKENESS)
+        if close and close[0] not in unknown:
+            meant[unknown] = close[0]
+    return meant
+
+
 def _examine_placeholders(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
     for layer in graph.layers:
         is_power = (
@@ -354,7 +422,7 @@ def _find_padding(graph: NcnnGraph, hub: HubModel | None) -> int:
 
 
 # Faults that leave nothing to import: that no hub model could be made is a part of them.
-EXPLAIN_NO_IMPORT = {"missing bin", "short bin", "wrong bin", "broken graph"}
+EXPLAIN_NO_IMPORT = {"missing bin", "short bin", "wrong bin", "broken graph", "unknown layer"}
 
 
 def _examine_output(
@@ -415,7 +483,10 @@ def _can_name_flows(hub: HubModel) -> bool:
 
 
 def _examine_layers(graph: NcnnGraph, runtime: Runtime) -> Iterator[Fault]:
+    misspelt = _find_misspelt(graph)
     for one in find_refusals(runtime, graph):
+        if one.layer_type in misspelt:
+            continue
         yield Fault(one.kind, one.what, one.effect, (runtime.name,), repairable=True)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from surgery.diagnosis.examine import Examination, examine
 from surgery.diagnosis.repair import repair
-from surgery.errors import SurgeryError
+from surgery.errors import RuntimeRefused, SurgeryError
 from surgery.formats.ncnn_bin import write_weights
 from surgery.formats.ncnn_layers import MemoryData, ParamValue, Slice
 from surgery.formats.ncnn_param import Layer, NcnnGraph, parse, render
@@ -161,6 +161,39 @@ def test_a_missing_split_is_named(good: Path, graph: NcnnGraph) -> None:
         return text
 
     assert "missing split" in kinds(plant(good, change))
+
+
+def test_a_split_whose_line_is_gone_is_the_first_fault_and_the_cause_of_all(good: Path) -> None:
+    def drop_first_split(text: str) -> str:
+        lines = text.splitlines(keepends=True)
+        lines.remove(next(line for line in lines if line.startswith("Split")))
+        return "".join(lines)
+
+    found = plant(good, drop_first_split)
+    assert [fault.kind for fault in found.faults] == ["missing split", "wrong counts"]
+    assert "no Split makes in0_splitncnn_0, in0_splitncnn_1" in found.faults[0].what
+    assert all(fault.repairable for fault in found.faults)
+
+
+def test_a_misspelt_layer_is_told_with_the_one_that_was_meant(good: Path) -> None:
+    (fault,) = plant(good, swap("Sigmoid", "Sigmiod")).faults
+    assert (fault.kind, fault.runtimes) == ("unknown layer", tuple(RUNTIMES))
+    assert "Sigmiod (m) is no layer type known here; did you mean Sigmoid?" in fault.what
+    assert not fault.repairable
+
+
+@pytest.mark.parametrize("name", ["Convolution1D", "HardSigmoid", "Whatever"])
+def test_a_layer_that_is_another_is_not_taken_for_a_misspelt_one(name: str, good: Path) -> None:
+    found = plant(good, swap("Sigmoid", name))
+    assert "unknown layer" not in kinds(found)
+    assert not any("did you mean" in fault.what for fault in found.faults)
+
+
+def test_a_name_that_every_runtime_misreads_is_refused(good: Path, tmp_path: Path) -> None:
+    found = examine(good)
+    found.refuse_name(tmp_path / "rife-v4")
+    with pytest.raises(RuntimeRefused, match="nothing"):
+        found.refuse_name(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,11 @@ def test_a_missing_split_is_made(graph: NcnnGraph, good: Path, tmp_path: Path) -
     mend(good, tmp_path / "out" / "rife-v4.6")
 
 
+def test_a_split_whose_line_is_gone_is_put_back(good: Path, tmp_path: Path) -> None:
+    change_text(good, lambda text: re.sub("Split .*\n", "", text, count=1))
+    mend(good, tmp_path / "out" / "rife-v4.6")
+
+
 def test_a_bin_that_is_too_long_is_cut(good: Path, tmp_path: Path) -> None:
     path = good / "flownet.bin"
     size = path.stat().st_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 from surgery.formats.ncnn_param import Layer, NcnnGraph, check
-from surgery.formats.ncnn_splits import insert_splits
+from surgery.formats.ncnn_splits import insert_splits, restore_splits
 
 
 def _relu(name: str, source: str) -> Layer:
@@ -43,6 +43,28 @@ def test_a_second_run_inserts_nothing() -> None:
     once = copy.deepcopy(graph)
     assert insert_splits(graph) == 0
     assert graph == once
+
+
+def test_a_split_whose_line_is_gone_is_put_back_under_the_names_of_its_copies() -> None:
+    graph = NcnnGraph(
+        [Layer("Input", "in0", [], ["x"]), *(_relu(name, "x") for name in ("a", "b", "c"))]
+    )
+    insert_splits(graph)
+    whole = copy.deepcopy(graph)
+    assert restore_splits(graph) == []
+    (split,) = (layer for layer in graph.layers if layer.type == "Split")
+    graph.layers.remove(split)
+    assert restore_splits(graph) == [split]
+    assert graph == whole
+
+
+def test_a_blob_that_names_no_copy_of_another_gets_no_split() -> None:
+    layers = [Layer("Input", "in0", [], ["x"])]
+    for name, source in (("a", "y_splitncnn_0"), ("b", "x_splitncnn_z"), ("c", "x_1")):
+        layers.append(_relu(name, source))
+    graph = NcnnGraph(layers)
+    assert restore_splits(graph) == []
+    assert graph.layers == layers
 
 
 def test_a_split_with_another_reader_beside_it_is_split_again() -> None:
