@@ -409,8 +409,8 @@ def test_names_of_strangers_do_not_reach_the_terminal_as_they_are(
 
 
 TAKEN = {
-    "export": f"export {DONOR} {WEIGHTS} -o taken",
-    "optimize": "optimize SHELF/rife.onnx -o taken",
+    "export": f"export {DONOR} {WEIGHTS} -o taken.onnx",
+    "optimize": "optimize SHELF/rife.onnx -o taken.onnx",
     "translate": "translate SHELF/rife.onnx -o taken",
     "convert": f"convert {DONOR} {WEIGHTS} -o taken",
     "validate": "validate SHELF/rife.onnx SHELF/rife-v4 --json taken",
@@ -423,12 +423,13 @@ TAKEN = {
 def test_an_output_that_exists_is_kept(
     surgery: Surgery, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    (tmp_path / "taken").write_text("mine")
+    taken = tmp_path / command.split()[-1]
+    taken.write_text("mine")
     capsys.readouterr()
     assert surgery(*split_command(command, shelf)) == 1
-    expect_one_message(capsys, ["taken exists", "--force"])
-    assert (tmp_path / "taken").read_text() == "mine"
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    expect_one_message(capsys, [f"{taken.name} exists", "--force"])
+    assert taken.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [taken]
 
 
 def test_a_runtime_that_is_not_installed_is_told_with_the_commands(
