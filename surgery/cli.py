@@ -339,7 +339,8 @@ def optimize(
         edits = verbs.optimize(source, output, fast=fast, force=force, progress=progress)
     acted = [count for count in edits.values() if count]
     _say(f"{output}: {sum(acted)} edits by {len(acted)} passes")
-    _say(f"surgery inspect {source} {output} compares what the two cost")
+    command = shlex.join(["surgery", "inspect", str(source), str(output)])
+    _say(f"{command} compares what the two cost")
 
 
 @_command

@@ -7,6 +7,7 @@ they made, and raise `surgery.errors.SurgeryError` for everything that a caller 
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ def export(
     """
     from surgery.hub.model import write_hub
 
-    donor, output, weights = str(donor), Path(output), to_path(weights)
+    donor, output, weights = os.fspath(donor), Path(output), to_path(weights)
     refuse_model_file(output, force=force)
     progress(f"loading {donor}")
     opened = open_donor(
@@ -214,7 +215,7 @@ def convert(
     from surgery.proof.validate import prove_conversion, refuse_failed
     from surgery.targets.make_ncnn import NcnnOptions
 
-    donor, output = str(donor), Path(output)
+    donor, output = os.fspath(donor), Path(output)
     weights, report = to_path(weights), to_path(report)
     refuse_taken(output, force=force, files=MODEL_FILES)
     if report is not None:
@@ -442,7 +443,8 @@ def validate(
     from surgery.proof.forms import FolderForm, is_folder_of_three
     from surgery.proof.validate import TIMESTEPS, validate_forms
 
-    reference, candidate, weights = str(reference), str(candidate), to_path(weights)
+    reference, candidate = os.fspath(reference), os.fspath(candidate)
+    weights = to_path(weights)
     json, report, cut_out = to_path(json), to_path(report), to_path(cut_out)
     for taken, files in ((json, None), (report, None), (cut_out, CUT_OUT_FILES)):
         if taken is not None:

@@ -13,7 +13,7 @@ from surgery.engines import Engine, Sample
 from surgery.engines.frames import to_8bit
 from surgery.errors import EngineError
 from surgery.file_path import FilePath
-from surgery.output import new_folder
+from surgery.output import MODEL_FILES, new_folder
 from surgery.progress import Progress, silent
 from surgery.proof.compare import Comparison, compare
 from surgery.sources.open_donor import Weights, open_donor
@@ -29,7 +29,12 @@ PICTURE = "demo.png"
 # A difference of one level of 255 is invisible; so many times over, it shows.
 AMPLIFIED = 32
 FRAMES = ("frame0", "frame1", "middle")
-FILES = (REPORT, PICTURE, *(f"{name}.png" for name in FRAMES), f"{MODEL}/*")
+FILES = (
+    REPORT,
+    PICTURE,
+    *(f"{name}.png" for name in FRAMES),
+    *(f"{MODEL}/{name}" for name in MODEL_FILES),
+)
 CAPTION_HEIGHT = 18
 
 

@@ -198,7 +198,9 @@ def _prove_lowering(model: HubModel, lowered: onnx.ModelProto, label: str) -> No
     side = max(LEAST_SIDE, hub.padding)
     # Of no padding's size: what pads and crops by itself has to do so.
     size = (2 * side - ODD_CUT[0], side - ODD_CUT[1])
-    validation = validate_forms(hub, [form], sizes=[size], timesteps=hub.timesteps or (0.25,))
+    validation = validate_forms(
+        hub, [form], sizes=[size], timesteps=hub.timesteps or (PROOF_TIMESTEP,)
+    )
     refuse_failed(validation)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,7 +143,7 @@ def inspect(
     """
     weights = to_path(weights)
     judged = [find_runtime(runtime)] if runtime else list(RUNTIMES.values())
-    texts = [str(text) for text in (first, second) if text is not None]
+    texts = [os.fspath(text) for text in (first, second) if text is not None]
     building = _Building(weights, scale, ensemble, arch, second_stage)
     opened = []
     for text in texts:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 from surgery.errors import OutputExists, SurgeryError
+from surgery.hub import networks
 
 try:
     import fcntl
@@ -28,7 +29,12 @@ except ImportError:  # Windows
 _NEW, _OLD = "surgery-new", "surgery-old"
 _LOCK_ATTEMPTS = 3
 # What a model folder consists of.
-MODEL_FILES = ("*.param", "*.bin", "*.json")
+MODEL_FILES = (
+    *(f"{name}.{kind}" for name in networks.NETWORKS for kind in ("param", "bin")),
+    "surgery.json",
+)
+# What file managers leave in folders that were looked at.
+LEFT_BY_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 # Of Linux's renameat2, and what stands there for "relative to the current folder".
 _RENAME_EXCHANGE = 2
@@ -143,7 +149,7 @@ def _find_foreign(folder: Path, files: Sequence[str]) -> Path | None:
     wanted = [PurePath(one) for one in files]
     for entry in folder.rglob("*"):
         name = entry.relative_to(folder)
-        is_wanted = any(
+        is_wanted = entry.name in LEFT_BY_DESKTOPS or any(
             len(name.parts) == len(one.parts) and name.match(str(one)) for one in wanted
         )
         if not is_wanted and (entry.is_symlink() or not entry.is_dir()):

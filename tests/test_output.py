@@ -112,7 +112,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
 def _fail_while_writing(path: Path, force: bool = False) -> None:
     old = _list(path) if path.exists() else None
     with new_folder(path, force=force) as temporary:
-        (temporary / "new.param").touch()
+        (temporary / "flownet.bin").touch()
         assert (_list(path) if path.exists() else None) == old
         _ = 1 / 0
 
@@ -132,13 +132,13 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 def test_the_old_folder_survives_a_failure_under_force(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.mkdir()
-    (path / "old.param").touch()
+    (path / "flownet.param").touch()
     with pytest.raises(ZeroDivisionError):
         _fail_while_writing(path, force=True)
-    assert _list(path) == ["old.param"]
+    assert _list(path) == ["flownet.param"]
     with new_folder(path, force=True) as temporary:
-        (temporary / "new.param").touch()
-    assert _list(path) == ["new.param"]
+        (temporary / "flownet.bin").touch()
+    assert _list(path) == ["flownet.bin"]
     assert _list(tmp_path) == ["model"]
 
 
@@ -148,7 +148,7 @@ def test_a_folder_is_replaced_in_one_step_where_the_platform_can(
 ) -> None:
     path, moves = tmp_path / "model", list[Path]()
     path.mkdir()
-    (path / "old.param").touch()
+    (path / "flownet.param").touch()
     if not can_exchange:
         monkeypatch.setattr(output, "_exchange", lambda first, second: False)
     elif not output._exchange(_make(tmp_path / "a"), _make(tmp_path / "b")):
@@ -161,8 +161,8 @@ def test_a_folder_is_replaced_in_one_step_where_the_platform_can(
 
     monkeypatch.setattr(Path, "rename", note)
     with new_folder(path, force=True) as temporary:
-        (temporary / "new.param").touch()
-    assert _list(path) == ["new.param"]
+        (temporary / "flownet.bin").touch()
+    assert _list(path) == ["flownet.bin"]
     assert not [one for one in _list(tmp_path) if one.startswith(".")]
     assert len(moves) == (0 if can_exchange else 2)
 
@@ -207,10 +207,10 @@ def test_force_replaces_a_folder_for_a_user_without_a_home(
     monkeypatch.setattr(Path, "home", have_none)
     target = tmp_path / "model"
     target.mkdir(parents=True)
-    (target / "old.param").touch()
+    (target / "flownet.param").touch()
     with new_folder(target, force=True) as folder:
-        (folder / "new.param").touch()
-    assert [one.name for one in target.iterdir()] == ["new.param"]
+        (folder / "flownet.bin").touch()
+    assert [one.name for one in target.iterdir()] == ["flownet.bin"]
 
 
 @pytest.mark.parametrize("kept", ["work", "home"])
@@ -298,12 +298,12 @@ def test_a_death_between_the_two_renames_costs_nothing(tmp_path: Path) -> None:
     # What is on the disk then: the old folder set aside, the new one still under its own name.
     aside = tmp_path / ".model.surgery-old-0123abcd"
     aside.mkdir()
-    (aside / "old.param").touch()
+    (aside / "flownet.param").touch()
     (tmp_path / ".model.surgery-new-0123abcd").mkdir()
     with pytest.raises(OutputExists), new_folder(path):
         pytest.fail("the block must not run")
     assert _list(tmp_path) == ["model"]
-    assert _list(path) == ["old.param"]
+    assert _list(path) == ["flownet.param"]
 
 
 @needs_flock
@@ -316,7 +316,9 @@ def test_names_that_only_look_similar_are_left_alone(tmp_path: Path) -> None:
     assert _list(tmp_path) == sorted([*similar, "model"])
 
 
-@pytest.mark.parametrize("theirs", ["thesis.txt", "deep/flownet.param", "flownet.pkl"])
+@pytest.mark.parametrize(
+    "theirs", ["thesis.txt", "deep/flownet.param", "flownet.pkl", "config.json", "realesrgan.bin"]
+)
 def test_force_does_not_replace_a_folder_with_files_of_other_people(
     tmp_path: Path, theirs: str
 ) -> None:
@@ -337,6 +339,7 @@ def test_force_replaces_what_the_patterns_describe(tmp_path: Path) -> None:
     (path / "model" / "empty").mkdir(parents=True)
     (path / "model" / "flownet.param").touch()
     (path / "page.html").touch()
+    (path / "model" / ".DS_Store").touch()
     with new_folder(path, force=True, files=("*.html", "model/*")):
         pass
     assert not _list(path)

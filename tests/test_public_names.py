@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -81,6 +82,13 @@ def test_files_are_named_by_text_or_by_path(tmp_path: Path, of: type) -> None:
         with pytest.raises(surgery.SurgeryError):
             call()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_donor_is_named_by_an_entry_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty.onnx").touch()
+    (entry,) = os.scandir(tmp_path)
+    with pytest.raises(surgery.SurgeryError, match=r"empty\.onnx"):
+        surgery.convert(entry, tmp_path / "rife-v4")
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

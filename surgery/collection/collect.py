@@ -22,6 +22,7 @@ from surgery.collection.release import (
     Row,
     describe_recipe,
 )
+from surgery.errors import OutputExists
 from surgery.file_path import FilePath
 from surgery.progress import Progress, silent
 
@@ -156,7 +157,10 @@ class _Ledger:
         """Store what became of a model."""
         recipe, key = done.job.payload.recipe, done.job.key
         if done.result is not None:
-            row = self._release.store(recipe, key, done.result)
+            try:
+                row = self._release.store(recipe, key, done.result)
+            except OutputExists as error:
+                row = self._keep(recipe, FAILED, self._hide(recipe, str(error)))
         elif done.refusal:
             row = self._release.refuse(recipe, key, self._hide(recipe, done.refusal))
         else:

@@ -97,7 +97,9 @@ class Release:
         """Put a model in its place."""
         self._forget(recipe.name)
         archive = make_archive(recipe.name, product.files)
-        with new_folder(self.folder / MODELS / recipe.name, force=True) as folder:
+        place = self.folder / MODELS / recipe.name
+        # Whatever else lies there: models of a release are made by its manifest alone.
+        with new_folder(place, force=True, files=("*",)) as folder:
             for name, content in product.files.items():
                 (folder / name).write_bytes(content)
         path = self.folder / ARCHIVES / f"{recipe.name}.zip"

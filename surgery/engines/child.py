@@ -30,6 +30,8 @@ import numpy as np
 from surgery.errors import EngineDied, EngineError, SurgeryError
 
 JOB, RESULT, LOG = "job.json", "result.json", "log.txt"
+# How the names of folders for jobs begin, which nobody else makes.
+JOB_FOLDER = "surgery-"
 # How much of what a runtime printed is looked at, at either end, and how much of that is told.
 LOG_PART_BYTES = 16 * 1024
 LOG_TAIL_LINES = 3
@@ -122,7 +124,7 @@ def run_worker(module: str, task: Task, *, engine: str, time_limit: float) -> Ou
     """
     try:
         # A worker that is killed may leave files of its own behind; they go with the folder.
-        with tempfile.TemporaryDirectory(prefix="surgery-", ignore_cleanup_errors=True) as name:
+        with tempfile.TemporaryDirectory(prefix=JOB_FOLDER, ignore_cleanup_errors=True) as name:
             folder = Path(name)
             _write_task(folder, task)
             code = _run_process(module, folder, engine, time_limit)
@@ -236,8 +238,9 @@ def serve(work: Callable[[Task], Outcome]) -> None:
     ends the worker with a traceback, whose last lines the caller tells. When the caller's process
     ends without waiting, the worker does so, too, and takes the job's folder along.
     """
-    threading.Thread(target=_end_with_caller, args=(Path.cwd(),), daemon=True).start()
+    # First: a folder without a job is none of a caller's, and nothing of it is anybody's to remove.
     task = Task(*_read_message(Path(JOB)))
+    threading.Thread(target=_end_with_caller, args=(Path.cwd(),), daemon=True).start()
     try:
         outcome = work(task)
     except SurgeryError as error:
@@ -248,7 +251,8 @@ def serve(work: Callable[[Task], Outcome]) -> None:
 def _end_with_caller(folder: Path) -> None:
     """Wait for the end of the lifeline, see `_open_lifeline`, and end this process."""
     if os.read(sys.stdin.fileno(), 1) == b"":
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.name.startswith(JOB_FOLDER):
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(ABANDONED)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from surgery.engines import Sample
 from surgery.engines.frames import check_sample, crop_frame, network_inputs, pad_frame
-from surgery.engines.onnxruntime import OnnxRuntimeEngine, refuse_timestep
+from surgery.engines.onnxruntime import OnnxRuntimeEngine, first_line, refuse_timestep
 from surgery.errors import EngineError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class LoweredEngine(OnnxRuntimeEngine):
             (frame,) = session.run(None, inputs)
         # onnxruntime's exceptions share no base class but Exception.
         except Exception as error:
-            raise EngineError(f"{self.name} failed: {error}") from error
+            raise EngineError(f"{self.name} failed: {first_line(error)}") from error
         return crop_frame(frame, *sample.in0.shape[-2:])
 
 

@@ -95,7 +95,7 @@ class OnnxRuntimeEngine:
             session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         # onnxruntime's exceptions share no base class but Exception.
         except Exception as error:
-            raise EngineError(f"{self.name} refuses the model: {_first_line(error)}") from error
+            raise EngineError(f"{self.name} refuses the model: {first_line(error)}") from error
         properties = session.get_modelmeta().custom_metadata_map
         self._metadata = HubMetadata.from_properties(properties)
         return session
@@ -123,7 +123,7 @@ class OnnxRuntimeEngine:
         try:
             (frame,) = session.run([V4_OUTPUT], inputs)
         except Exception as error:  # as in _make_session
-            raise EngineError(f"{self.name} failed: {_first_line(error)}") from error
+            raise EngineError(f"{self.name} failed: {first_line(error)}") from error
         height, width = sample.in0.shape[-2:]
         return crop_frame(frame, height, width)
 
@@ -164,7 +164,7 @@ def _register(options: ort.SessionOptions, library: Path) -> None:
         options.register_custom_ops_library(str(library))
     except Exception as error:  # as in _make_session
         raise EngineError(
-            f"onnxruntime cannot load {library.name}: {_first_line(error)}; it was built for "
+            f"onnxruntime cannot load {library.name}: {first_line(error)}; it was built for "
             "another platform or another onnxruntime: install the package again"
         ) from error
 
@@ -175,5 +175,6 @@ def _count_warps(profile: Path) -> Counter[str]:
     return Counter(op for op in ops if op in _EVIDENCE.values())
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What onnxruntime says, without where in its source it says so."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

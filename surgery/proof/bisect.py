@@ -38,7 +38,7 @@ FOLDED = ("Conv", "ConvTranspose")
 INPUTS_FILE, EXPECTED_FILE, FACTS = "inputs.npz", "expected.npy", "difference.json"
 CUT_OUT_HUB = "layer.onnx"
 # What `write_first_difference` writes.
-CUT_OUT_FILES = (CUT_OUT_HUB, "flownet.*", INPUTS_FILE, EXPECTED_FILE, FACTS)
+CUT_OUT_FILES = (CUT_OUT_HUB, "flownet.param", "flownet.bin", INPUTS_FILE, EXPECTED_FILE, FACTS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -421,11 +421,17 @@ class _Contest:
         """Compare a form with the reference, both as they are, one of which has fp16 weights."""
         chosen = self._choose_samples(few=True)
         truth = self._find_truth(self._reference, self._engine)
-        if not set(chosen) <= set(known):
-            samples = [self._samples[index] for index in chosen]
-            known = dict(zip(chosen, self._run(form.make_engine(name), samples), strict=True))
         title = f"{form.label}: cost of fp16 weights"
         pairing = _Pairing(form, title, "", self._engine, truth, NCNN_FP16_WEIGHTS)
+        if not set(chosen) <= set(known):
+            samples = [self._samples[index] for index in chosen]
+            try:
+                frames = self._run(form.make_engine(name), samples)
+            except EngineDied as error:
+                death = Verdict(False, f"failed: {error}")
+                self._note(pairing, chosen, [None] * len(chosen), death)
+                return
+            known = dict(zip(chosen, frames, strict=True))
         self._note(pairing, chosen, [known[index] for index in chosen])
 
     def _note(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from surgery.engines.child import Outcome, Task, bound_memory, measure_peak_bytes, run_worker
+from surgery.engines.child import JOB, Outcome, Task, bound_memory, measure_peak_bytes, run_worker
 from surgery.errors import EngineError
 
 Run = Callable[..., Outcome]
@@ -232,6 +232,21 @@ def test_a_worker_module_needs_no_torch() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("has_job", [False, True])
+def test_a_worker_that_nobody_called_leaves_the_folder_it_is_run_in(
+    tmp_path: Path, has_job: bool
+) -> None:
+    (tmp_path / "thesis.txt").touch()
+    if has_job:
+        (tmp_path / JOB).write_text("{}")
+    worker = [sys.executable, "-m", "surgery.engines.ncnn_worker"]
+    done = subprocess.run(
+        worker, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    assert done.returncode != 0
+    assert (tmp_path / "thesis.txt").exists()
+
+
 def test_a_worker_whose_caller_was_killed_ends_and_leaves_nothing(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()

@@ -81,10 +81,10 @@ def test_an_existing_folder_is_replaced_only_on_demand(tmp_path: Path) -> None:
     graph = _make_graph()
     fill_random_weights(graph, seed=0)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "kept.json").touch()
+    (tmp_path / "out" / "surgery.json").touch()
     with pytest.raises(OutputExists, match="out exists; --force replaces it"):
         write_model(tmp_path / "out", graph)
-    assert _list_folder(tmp_path / "out") == ["kept.json"]
+    assert _list_folder(tmp_path / "out") == ["surgery.json"]
     write_model(tmp_path / "out", graph, force=True)
     assert _list_folder(tmp_path / "out") == ["flownet.bin", "flownet.param"]
     assert _list_folder(tmp_path) == ["out"]

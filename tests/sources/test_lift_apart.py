@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from surgery.engines.child import measure_peak_bytes
-from surgery.errors import HubError, ProofFailed, SurgeryError, UnsupportedOp
+from surgery.errors import EngineDied, HubError, ProofFailed, SurgeryError, UnsupportedOp
 from surgery.sources.from_ncnn import import_folder
 from surgery.sources.from_onnx import lift_model
 from surgery.sources.lift.lift_apart import lift_apart, read_refusal, write_refusal
@@ -62,7 +62,9 @@ def test_a_model_that_asks_for_little_is_not(plain: onnx.ModelProto) -> None:
 
 
 def test_a_model_that_does_not_end_is_ended(plain: onnx.ModelProto) -> None:
-    with pytest.raises(HubError, match=r"tiny cannot be lifted.* after 0.01 s .*export it again"):
+    with pytest.raises(
+        EngineDied, match=r"tiny was not lifted.* after 0.01 s .*export the model again"
+    ):
         lift_apart(plain, label="tiny", time_limit=0.01)
 
 

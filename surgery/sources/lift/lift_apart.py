@@ -9,7 +9,7 @@ import numpy as np
 
 from surgery import errors
 from surgery.engines.child import Task, run_worker
-from surgery.errors import EngineDied, HubError, SurgeryError, UnsupportedOp
+from surgery.errors import EngineDied, SurgeryError, UnsupportedOp
 from surgery.hub.model import HubModel, from_onnx
 
 if TYPE_CHECKING:
@@ -26,12 +26,14 @@ TIME_LIMIT = 600.0
 def lift_apart(model: onnx.ModelProto, *, label: str, time_limit: float = TIME_LIMIT) -> HubModel:
     """As `surgery.sources.from_onnx.lift_model`, in a process with bounded time and memory.
 
+    Memory is bounded on Linux alone.
+
     Units: time_limit in seconds.
 
     Raises:
-        HubError: as `lift_model`; also for a model that takes more time or memory than a RIFE
-            does, or makes onnxruntime crash.
+        HubError: as `lift_model`; also for a model that takes more memory than a RIFE does.
         UnsupportedOp, ProofFailed: as `lift_model`.
+        EngineDied: the process took too much time, or crashed, which may be the machine's fault.
     """
     import onnx
 
@@ -39,9 +41,9 @@ def lift_apart(model: onnx.ModelProto, *, label: str, time_limit: float = TIME_L
     try:
         outcome = run_worker(WORKER, task, engine="lifting", time_limit=time_limit)
     except EngineDied as error:
-        raise HubError(
-            f"{label} cannot be lifted, which takes running it in onnxruntime: {error}; a RIFE "
-            "takes neither that much time nor memory: export it again, with height and width open"
+        raise EngineDied(
+            f"{label} was not lifted, which takes running it in onnxruntime: {error}; where that "
+            "comes again, export the model again, with height and width open"
         ) from error
     if REFUSAL in outcome.facts:
         raise read_refusal(outcome.facts[REFUSAL])
