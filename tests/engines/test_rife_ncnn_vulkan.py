@@ -151,9 +151,7 @@ def test_a_device_that_is_not_there_is_an_error(
 ) -> None:
     # The runtime itself would compute on the CPU and say nothing.
     engine = RifeNcnnVulkanEngine(folder, PADDING, gpu=device_count)
-    with pytest.raises(
-        EngineError, match=rf"no Vulkan device {device_count}, {device_count} found"
-    ):
+    with pytest.raises(EngineError, match=rf"no Vulkan device {device_count}; .*-1 for the CPU"):
         engine.run([make_sample(32, 32)])
 
 
@@ -166,7 +164,7 @@ def test_a_machine_without_vulkan_is_an_error(
 ) -> None:
     for variable in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
         monkeypatch.setenv(variable, str(tmp_path / "none.json"))
-    with pytest.raises(EngineError, match=r"0 found.*libvulkan1 mesa-vulkan-drivers"):
+    with pytest.raises(EngineError, match=r"none was found.*libvulkan1 mesa-vulkan-drivers"):
         RifeNcnnVulkanEngine(folder, PADDING, gpu=VULKAN).run([make_sample(32, 32)])
     # The CPU does without.
     assert len(RifeNcnnVulkanEngine(folder, PADDING).run([make_sample(32, 32)])) == 1
