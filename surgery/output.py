@@ -28,10 +28,11 @@ except ImportError:  # Windows
 
 _NEW, _OLD = "surgery-new", "surgery-old"
 _LOCK_ATTEMPTS = 3
-# What a model folder consists of.
+# What a model folder says of itself, and what it consists of.
+FACTS_FILE = "surgery.json"
 MODEL_FILES = (
     *(f"{name}.{kind}" for name in networks.NETWORKS for kind in ("param", "bin")),
-    "surgery.json",
+    FACTS_FILE,
 )
 # What file managers leave in folders that were looked at.
 LEFT_BY_DESKTOPS = (".DS_Store", "Thumbs.db", "desktop.ini")

@@ -23,7 +23,8 @@ from surgery.collection.plan import hash_file, tell_fault
 from surgery.collection.release import INDEX, MADE, MODELS
 from surgery.engines import Engine
 from surgery.errors import DonorError, FormatError, SurgeryError
-from surgery.proof.forms import FACTS_FILE, NetworksFolderForm, open_folder
+from surgery.output import FACTS_FILE
+from surgery.proof.forms import NetworksFolderForm, open_folder
 from surgery.sources.architectures import find_architecture
 from surgery.sources.find_donor import BOTH_STAGES, PREFIX, find_donor
 from surgery.sources.list_files import list_source_files, list_weights_files

@@ -42,6 +42,7 @@ from surgery.hub.model import (
 )
 from surgery.hub.verify import read_hub
 from surgery.kernel_library import has_kernel
+from surgery.output import FACTS_FILE
 from surgery.passes import pipeline
 from surgery.proof import tolerances
 from surgery.proof.structure import (
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
 
     from surgery.sources.open_donor import OpenDonor
 
-FACTS_FILE = "surgery.json"
 # A block halves its input twice below its resize.
 BLOCK_STRIDE = 4
 # What the engines that are the real runtime are called, before their device.

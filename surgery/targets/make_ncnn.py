@@ -14,6 +14,7 @@ from surgery.formats.ncnn_param import NcnnGraph, render
 from surgery.formats.ncnn_splits import insert_splits
 from surgery.hub import networks
 from surgery.hub.model import HubMetadata, HubModel
+from surgery.output import FACTS_FILE
 from surgery.passes import pipeline
 from surgery.passes.drop_identities import drop_identities
 from surgery.passes.fold_betas import fold_betas
@@ -27,7 +28,6 @@ from surgery.targets.runtimes import RUNTIMES, Runtime, find_runtime, refuse_gra
 from surgery.targets.to_ncnn import translate_graph
 
 # Beside the two files that runtimes read; they never look at it.
-FACTS_FILE = "surgery.json"
 GROUPED = "ConvolutionDepthWise"
 
 

@@ -14,8 +14,8 @@ from surgery.engines.rife_ncnn_vulkan import CPU
 from surgery.errors import EngineError, FormatError, HubError, SurgeryError
 from surgery.formats.ncnn_folder import write_model
 from surgery.formats.ncnn_param import Layer, NcnnGraph
+from surgery.output import FACTS_FILE
 from surgery.proof.forms import (
-    FACTS_FILE,
     DonorForm,
     FolderForm,
     HubForm,

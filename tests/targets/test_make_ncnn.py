@@ -12,13 +12,13 @@ import pytest
 from surgery.errors import HubError, RuntimeRefused
 from surgery.formats.ncnn_folder import read_model
 from surgery.hub.model import HubModel, from_onnx
+from surgery.output import FACTS_FILE
 from surgery.passes import pipeline
 from surgery.passes.fold_betas import fold_betas
 from surgery.sources.find_donor import find_donor
 from surgery.sources.from_torch import export_hub
 from surgery.sources.stock import build_network
 from surgery.targets.make_ncnn import (
-    FACTS_FILE,
     NcnnModel,
     NcnnOptions,
     choose_passes,

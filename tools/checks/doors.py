@@ -34,7 +34,8 @@ from torch.nn import functional
 from checks import resume
 from checks.resume import Case, Result
 from surgery.conversion import export_donor
-from surgery.engines.frames import WHITE, crop_frame, network_inputs, pad_frame
+from surgery.engines.frames import WHITE, crop_frame, network_inputs
+from surgery.engines.lowered import FEEDS
 from surgery.engines.ncnn import NcnnEngine
 from surgery.engines.rife_ncnn_vulkan import RifeNcnnVulkanEngine
 from surgery.engines.torch import TorchEngine
@@ -214,28 +215,6 @@ def measure_lowered(version: str) -> Measured:
             what = f"{layout}, opset {opset}, {'fp16' if fp16 else 'fp32'}, {width}x{height}"
             results[what] = _judge(frame, crop_frame(found, height, width), tolerance)
     return results
-
-
-def _feed_v1(sample: Sample, padding: int) -> dict[str, np.ndarray]:
-    in0, in1 = pad_frame(sample.in0, padding), pad_frame(sample.in1, padding)
-    height, width = in0.shape[-2:]
-    x = np.linspace(-1, 1, width, dtype=np.float32)
-    y = np.linspace(-1, 1, height, dtype=np.float32)[:, np.newaxis]
-    planes = [sample.timestep, x, y, 2 / (width - 1), 2 / (height - 1)]
-    shaped = [np.broadcast_to(np.float32(plane), (1, 1, height, width)) for plane in planes]
-    return {"input": np.concatenate([in0, in1, *shaped], axis=1, dtype=np.float32)}
-
-
-def _feed_v2(sample: Sample, padding: int) -> dict[str, np.ndarray]:
-    plane = np.full((1, 1, *sample.in0.shape[-2:]), sample.timestep, np.float32)
-    return {"input": np.concatenate([sample.in0, sample.in1, plane], axis=1)}
-
-
-FEEDS: dict[str, Callable[[Sample, int], dict[str, np.ndarray]]] = {
-    "plain": network_inputs,
-    "vsmlrt-v1": _feed_v1,
-    "vsmlrt-v2": _feed_v2,
-}
 
 
 # ---- lifting -----------------------------------------------------------------------------------

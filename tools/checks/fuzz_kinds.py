@@ -27,6 +27,7 @@ from surgery.errors import SurgeryError
 from surgery.formats.ncnn_folder import NETWORK, read_model
 from surgery.hub.model import HubModel, from_onnx, read_onnx, write_hub
 from surgery.hub.verify import read_hub
+from surgery.output import FACTS_FILE
 from surgery.proof.forms import FolderForm
 from surgery.sources.checkpoint import fingerprint, read_checkpoint
 from surgery.sources.find_donor import find_donor
@@ -34,7 +35,7 @@ from surgery.sources.from_ncnn import import_folder
 from surgery.sources.from_onnx import lift_model
 from surgery.sources.lift import observe
 from surgery.sources.open_donor import RANDOM
-from surgery.targets.make_ncnn import FACTS_FILE, NcnnOptions, make_ncnn
+from surgery.targets.make_ncnn import NcnnOptions, make_ncnn
 from surgery.targets.to_onnx import OnnxOptions, lower_model
 
 Reader = Callable[[Path], object]
