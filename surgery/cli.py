@@ -387,7 +387,7 @@ def lower(
     """Lower a hub model to plain ONNX, for onnxruntime, TensorRT, vs-mlrt."""
     from surgery import doors
     from surgery.hub.model import load_hub
-    from surgery.targets.to_onnx import name_for_vsmlrt
+    from surgery.targets.to_onnx import name_for_vsmlrt, warn_of_vsmlrt
 
     with _progress() as progress:
         doors.lower(
@@ -401,8 +401,11 @@ def lower(
             progress=progress,
         )
     _say(f"{output}: layout {layout}, opset {opset}, {'fp16' if fp16 else 'fp32'}")
-    if name := name_for_vsmlrt(load_hub(source), layout):
+    model = load_hub(source)
+    if name := name_for_vsmlrt(model, layout):
         _say(f"  vs-mlrt looks for it as models/{name}")
+    if warning := warn_of_vsmlrt(model, layout):
+        _say(f"  {warning}")
 
 
 @_command

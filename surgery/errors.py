@@ -40,6 +40,10 @@ class FormatError(SurgeryError):
     """A `.param` or `.bin` that breaks its format; the message names file, line and reason."""
 
 
+class TruncatedFile(FormatError):
+    """A file that ends before everything that it should hold."""
+
+
 class RuntimeRefused(SurgeryError):
     """A runtime that cannot load, or cannot run, the model as asked."""
 

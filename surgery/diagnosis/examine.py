@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import FormatError, RuntimeRefused, SurgeryError
+from surgery.errors import FormatError, RuntimeRefused, SurgeryError, TruncatedFile
 from surgery.formats.ncnn_bin import read_weights
 from surgery.formats.ncnn_folder import (
     NETWORK,
@@ -22,34 +22,35 @@ from surgery.formats.ncnn_folder import (
     require_files,
 )
 from surgery.formats.ncnn_layers import LAYER_TYPES, BinaryOp, BinaryOpType, Kind, read_int
-from surgery.formats.ncnn_param import Layer, NcnnGraph, parse_with_faults
+from surgery.formats.ncnn_param import (
+    FaultKind,
+    Layer,
+    NcnnGraph,
+    ParamFault,
+    parse_with_faults,
+)
 from surgery.formats.ncnn_shapes import NOMINAL_SIZE, infer_shapes
 from surgery.formats.ncnn_splits import restore_splits
 from surgery.hub import networks
 from surgery.hub.model import MAX_PADDING, V4_OUTPUT
 from surgery.proof.forms import find_kind, guess_padding
 from surgery.proof.structure import (
-    SHAPES,
     WARP_LAYER,
     Finding,
+    FindingKind,
     check_ncnn_structure,
     check_networks_structure,
     count_network_warps,
 )
-from surgery.targets.check_tta import describe_tta
+from surgery.targets.check_tta import TtaKind, judge_tta
 from surgery.targets.folder_names import PATH_RULES, V4, refuse_folder_path
 from surgery.targets.runtimes import RUNTIMES, Runtime, find_refusals
 
 if TYPE_CHECKING:
     from surgery.hub.model import HubModel
 
-# A sentence of ncnn_param.check about a blob that several layers read.
-NEEDS_SPLIT = "a Split must make the copies"
-FLOW_FAULT = "its flow has"
 # Of two names, as difflib counts it: two letters that changed places in a short one.
 LEAST_LIKENESS = 0.85
-# A part of what describe_tta says of a graph where a flow has no name.
-NOT_NAMED = "no blob"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +225,7 @@ def _examine_networks(folder: Path, chosen: Sequence[Runtime], found: Examinatio
         found.faults += [
             _describe_finding(finding, names)
             for finding in findings
-            if not (is_unknown and finding.where.endswith(SHAPES))
+            if not (is_unknown and finding.kind is FindingKind.SHAPES)
         ]
         hub, reason = _import(graphs)
         found.faults += _examine_output(hub, reason, found.faults, names)
@@ -252,24 +253,24 @@ def _merge(faults: Sequence[Fault]) -> list[Fault]:
 
 # ---- text and values ---------------------------------------------------------------------------
 
-# Parts of what `parse_with_faults` says, the kind of fault, and what ncnn makes of it.
-MISREADINGS = (
-    ("layers announced", "wrong counts", "layers are missing or read from beyond the file's end"),
-    ("blobs announced", "wrong counts", "ncnn writes past the end of its table and dies"),
-    ("characters; ncnn reads", "long value", "the rest is read as a key of its own"),
-    ("more digits than", "long value", "the digits overflow 32 bits: another number is read"),
-    ("is given twice", "key twice", "ncnn takes the last"),
-    ("reads an array only as", "new array", "ncnn before 2025 refuses the layer and dies"),
-    ("integers and floats in one", "mixed array", "one of them is read as another number"),
-    ("bytes; ncnn reads", "long name", "names are cut, and blobs are not found"),
-)
+# What a misreading is called here, and what ncnn makes of it.
+MISREADINGS = {
+    FaultKind.LAYER_COUNT: (
+        "wrong counts",
+        "layers are missing or read from beyond the file's end",
+    ),
+    FaultKind.BLOB_COUNT: ("wrong counts", "ncnn writes past the end of its table and dies"),
+    FaultKind.LONG_VALUE: ("long value", "ncnn reads another number, or a key of its own"),
+    FaultKind.KEY_TWICE: ("key twice", "ncnn takes the last"),
+    FaultKind.NEW_ARRAY: ("new array", "ncnn before 2025 refuses the layer and dies"),
+    FaultKind.MIXED_ARRAY: ("mixed array", "one of them is read as another number"),
+    FaultKind.LONG_NAME: ("long name", "names are cut, and blobs are not found"),
+}
 
 
-def _describe_misreading(sentence: str, names: tuple[str, ...]) -> Fault:
-    for part, kind, effect in MISREADINGS:
-        if part in sentence:
-            return Fault(kind, sentence, effect, names, repairable=True)
-    return Fault("misread text", sentence, "ncnn reads something else", names, repairable=True)
+def _describe_misreading(misreading: ParamFault, names: tuple[str, ...]) -> Fault:
+    kind, effect = MISREADINGS.get(misreading.kind, ("misread text", "ncnn reads something else"))
+    return Fault(kind, misreading.what, effect, names, repairable=True)
 
 
 def _examine_values(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
@@ -308,8 +309,7 @@ def _examine_weights(graph: NcnnGraph, path: Path, names: tuple[str, ...]) -> It
     try:
         read = read_weights(graph, path)
     except FormatError as error:
-        is_short = "are left" in str(error)
-        kind = "short bin" if is_short else "wrong bin"
+        kind = "short bin" if isinstance(error, TruncatedFile) else "wrong bin"
         effect = "builds of 2022 die at load, later ones compute with anything"
         yield Fault(kind, _without_folder(str(error), path), effect, names)
         return
@@ -335,18 +335,26 @@ def _examine_structure(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fau
     warps = sum(layer.type == WARP_LAYER for layer in graph.layers)
     unknown = _find_unknown_types(graph)
     for finding in check_ncnn_structure(graph, warps, has_timestep=_has_input(graph, "in2")):
-        if not (unknown and finding.where == SHAPES):
+        if not (unknown and finding.kind is FindingKind.SHAPES):
             yield _describe_finding(finding, names)
 
 
+# Of findings that can be mended: the kind of fault, what runtimes make of it, and that.
+FINDINGS = {
+    FindingKind.MISSING_SPLIT: ("missing split", "it dies at the first frame", True),
+    FindingKind.FLOW_CHANNELS: (
+        "flow channels",
+        "a count that is a multiple of 4 is packed on Vulkan and read as noise",
+        True,
+    ),
+}
+
+
 def _describe_finding(finding: Finding, names: tuple[str, ...]) -> Fault:
-    sentence = str(finding)
-    if NEEDS_SPLIT in sentence:
-        return Fault("missing split", sentence, "it dies at the first frame", names, True)
-    if FLOW_FAULT in sentence:
-        effect = "a count that is a multiple of 4 is packed on Vulkan and read as noise"
-        return Fault("flow channels", sentence, effect, names, repairable=True)
-    return Fault("broken graph", sentence, "it dies, or computes another picture", names)
+    kind, effect, repairable = FINDINGS.get(
+        finding.kind, ("broken graph", "it dies, or computes another picture", False)
+    )
+    return Fault(kind, str(finding), effect, names, repairable)
 
 
 def _restore_splits(graph: NcnnGraph, names: tuple[str, ...]) -> Iterator[Fault]:
@@ -445,22 +453,19 @@ def _examine_output(
 
 
 def _examine_tta(graph: NcnnGraph, hub: HubModel | None, names: tuple[str, ...]) -> Iterator[Fault]:
-    sentence = describe_tta(graph)
-    if sentence.startswith("averages") and NOT_NAMED not in sentence:
-        return
-    if sentence.startswith("unknown"):
-        return  # the shapes that do not fit are a fault of their own
-    if NOT_NAMED not in sentence:
+    tta = judge_tta(graph)
+    what = f"TTA {tta.sentence}"
+    if tta.kind is TtaKind.WRONG:
         effect = "-x and -z average what is no flow; everything else is right"
-        yield Fault("flow layout", f"TTA {sentence}", effect, names, repairable=True)
-        return
+        yield Fault("flow layout", what, effect, names, repairable=True)
+    if tta.kind is not TtaKind.UNNAMED:
+        return  # of shapes that do not fit, it is said elsewhere
     can_be_named = hub is not None and _can_name_flows(hub)
     effect = (
         "-x and -z give less than they could; everything else is right"
         if can_be_named
         else "-x and -z average frames alone; everything else is right"
     )
-    what = f"TTA {sentence}"
     yield Fault(
         "missing flow names",
         what,
@@ -477,7 +482,7 @@ def _can_name_flows(hub: HubModel) -> bool:
     from surgery.targets.make_ncnn import NcnnOptions, make_ncnn
 
     try:
-        return NOT_NAMED not in describe_tta(make_ncnn(hub, NcnnOptions()).graph)
+        return judge_tta(make_ncnn(hub, NcnnOptions()).graph).kind is not TtaKind.UNNAMED
     except SurgeryError:
         return False
 

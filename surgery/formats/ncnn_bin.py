@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from surgery.errors import FormatError, SurgeryError
+from surgery.errors import FormatError, SurgeryError, TruncatedFile
 from surgery.formats.ncnn_layers import (
     LAYER_TYPES,
     WeightArray,
@@ -72,7 +72,8 @@ def read_weights(graph: NcnnGraph, data: bytes | Path, source: str = "<bin>") ->
     refused: ncnn ignores them, yet they mean that `.param` and `.bin` do not belong together.
 
     Raises:
-        FormatError: the file is short or unreadable, or holds int8 or table-quantised weights.
+        TruncatedFile: the file ends before the last layer has its weights.
+        FormatError: the file is unreadable, or holds int8 or table-quantised weights.
     """
     if isinstance(data, Path):
         source, data = str(data), _read_file(data)
@@ -129,7 +130,7 @@ class _Reader:
     def take(self, size: int, what: str) -> bytes:
         end = self.offset + size
         if end > len(self.data):
-            raise FormatError(
+            raise TruncatedFile(
                 f"{self.source}, byte {self.offset}: {what} needs {size} bytes, and "
                 f"{len(self.data) - self.offset} are left; the file is cut short, or was made for "
                 "another .param"

@@ -60,6 +60,32 @@ class Layer:
     weights: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
 
+class FaultKind(enum.Enum):
+    """What is wrong with a `.param` that was read all the same, or with a graph."""
+
+    LAYER_COUNT = enum.auto()
+    BLOB_COUNT = enum.auto()
+    LONG_VALUE = enum.auto()
+    KEY_TWICE = enum.auto()
+    NEW_ARRAY = enum.auto()
+    MIXED_ARRAY = enum.auto()
+    LONG_NAME = enum.auto()
+    MISSING_SPLIT = enum.auto()
+    OTHER = enum.auto()
+
+
+@dataclass(frozen=True)
+class ParamFault:
+    """One fault: its kind, and a sentence on what was found."""
+
+    kind: FaultKind
+    what: str
+
+    def __str__(self) -> str:
+        """The sentence."""
+        return self.what
+
+
 @dataclass
 class NcnnGraph:
     """Layers in the order in which they run."""
@@ -191,11 +217,11 @@ def parse(text: str, source: str = "<param>") -> NcnnGraph:
     """
     graph, faults = parse_with_faults(text, source)
     if faults:
-        raise FormatError(faults[0])
+        raise FormatError(str(faults[0]))
     return graph
 
 
-def parse_with_faults(text: str, source: str = "<param>") -> tuple[NcnnGraph, list[str]]:
+def parse_with_faults(text: str, source: str = "<param>") -> tuple[NcnnGraph, list[ParamFault]]:
     """Read a `.param` that ncnn would misread, and list why.
 
     Tolerated, and listed: wrong counts in the second line, values longer than ncnn's buffer or
@@ -215,9 +241,9 @@ class _Parser:
     def __init__(self, source: str) -> None:
         self.source = source
         self.line = 0
-        self.faults: list[str] = []
+        self.faults: list[ParamFault] = []
 
-    def parse(self, text: str) -> tuple[NcnnGraph, list[str]]:
+    def parse(self, text: str) -> tuple[NcnnGraph, list[ParamFault]]:
         if len(text) > MAX_FILE_CHARACTERS:
             raise self.error(f"{len(text)} characters; at most {MAX_FILE_CHARACTERS} are read")
         lines = self.split_lines(text)
@@ -237,8 +263,8 @@ class _Parser:
     def error(self, reason: str) -> FormatError:
         return FormatError(f"{self.source}, line {max(self.line, 1)}: {reason}")
 
-    def note(self, reason: str) -> None:
-        self.faults.append(str(self.error(reason)))
+    def note(self, kind: FaultKind, reason: str) -> None:
+        self.faults.append(ParamFault(kind, str(self.error(reason))))
 
     def split_lines(self, text: str) -> Iterator[list[str]]:
         for number, line in enumerate(text.split("\n"), start=1):
@@ -287,20 +313,20 @@ class _Parser:
                 f"fewer blob names than the {inputs} inputs and {outputs} outputs announced"
             )
         for name in (words[0], words[1], *names):
-            self.note_long_name(name)
+            self.note_name(name)
         params = self.parse_params(words[end:])
         return Layer(words[0], words[1], words[4:start], words[start:end], params)
 
-    def note_long_name(self, name: str) -> None:
+    def note_name(self, name: str) -> None:
         if fault := _find_name_fault(name):
-            self.note(fault)
+            self.note(fault.kind, fault.what)
 
     def parse_params(self, words: list[str]) -> dict[int, ParamValue]:
         params: dict[int, ParamValue] = {}
         for word in words:
             key, value = self.parse_param(word)
             if key in params:
-                self.note(f"key {key} is given twice; ncnn takes the last")
+                self.note(FaultKind.KEY_TWICE, f"key {key} is given twice; ncnn takes the last")
             params[key] = value
         return params
 
@@ -321,8 +347,9 @@ class _Parser:
             return key, self.parse_array(match[1], match[2])
         if "," in match[2]:
             self.note(
+                FaultKind.NEW_ARRAY,
                 f"{word[:40]!r}: ncnn before 2025 reads an array only as "
-                f"{-ARRAY_KEY_OFFSET - key}=count,values"
+                f"{-ARRAY_KEY_OFFSET - key}=count,values",
             )
             return key, self.parse_items(match[1], match[2].rstrip(",").split(","))
         return key, self.parse_value(match[1], match[2])
@@ -342,14 +369,15 @@ class _Parser:
         if len(integers) == len(values):
             return integers
         if integers:
-            self.note(f"key {key}: integers and floats in one array; ncnn misreads one of them")
+            self.note(FaultKind.MIXED_ARRAY, _describe_mixed_array(key))
         return [float(value) for value in values]
 
     def parse_value(self, key: str, text: str) -> int | float:
         if len(text) > MAX_VALUE_CHARACTERS:
             self.note(
+                FaultKind.LONG_VALUE,
                 f"key {key}: {text[:40]!r} has {len(text)} characters; ncnn reads "
-                f"{MAX_VALUE_CHARACTERS} and takes the rest for something else"
+                f"{MAX_VALUE_CHARACTERS} and takes the rest for something else",
             )
         if text[:1].isalpha() or text[:1] == '"':
             raise self.error(
@@ -369,7 +397,10 @@ class _Parser:
         if match is None or not (match[2] or match[3]):
             raise self.error(f"key {key}: {text[:40]!r} is not a decimal number")
         if len(text) <= MAX_VALUE_CHARACTERS and not _fits_digit_sums(match[2], match[3] or ""):
-            self.note(f"key {key}: {text[:40]!r} has more digits than ncnn sums in 32 bits")
+            self.note(
+                FaultKind.LONG_VALUE,
+                f"key {key}: {text[:40]!r} has more digits than ncnn sums in 32 bits",
+            )
         meant = _round_to_float32(float(text))
         if meant is None:
             raise self.error(f"key {key}: {text[:40]!r} is outside the range of a 32-bit float")
@@ -377,95 +408,115 @@ class _Parser:
 
     def compare_counts(self, graph: NcnnGraph, layer_count: int, blob_count: int) -> None:
         if layer_count != len(graph.layers):
-            self.note(f"{layer_count} layers announced, {len(graph.layers)} found")
+            self.note(
+                FaultKind.LAYER_COUNT,
+                f"{layer_count} layers announced, {len(graph.layers)} found",
+            )
         if blob_count < graph.blob_count:
             self.note(
+                FaultKind.BLOB_COUNT,
                 f"{blob_count} blobs announced, {graph.blob_count} found; ncnn writes past "
-                "the end of its table"
+                "the end of its table",
             )
 
 
 # ---- checking ----------------------------------------------------------------------------------
 
 
-def check(graph: NcnnGraph) -> list[str]:
-    """Every structural fault, as sentences; empty for a graph that ncnn loads and runs safely.
+def check(graph: NcnnGraph) -> list[ParamFault]:
+    """Every structural fault; empty for a graph that ncnn loads and runs safely.
 
     Layers whose type is not in `ncnn_layers` are judged by their names, blobs and values only:
     which types a runtime has is the runtime's matter.
     """
-    faults = [] if graph.layers else ["no layers"]
+    faults = [] if graph.layers else [_other("no layers")]
     if len(graph.layers) > MAX_LAYERS:
-        faults.append(f"{len(graph.layers)} layers; at most {MAX_LAYERS} are written")
+        faults.append(_other(f"{len(graph.layers)} layers; at most {MAX_LAYERS} are written"))
     for layer in graph.layers:
-        faults += [f"{_describe(layer)}: {fault}" for fault in _find_layer_faults(layer)]
+        faults += [
+            ParamFault(fault.kind, f"{_describe(layer)}: {fault}")
+            for fault in _find_layer_faults(layer)
+        ]
     return faults + list(_find_blob_faults(graph))
+
+
+def _other(what: str) -> ParamFault:
+    return ParamFault(FaultKind.OTHER, what)
 
 
 def _describe(layer: Layer) -> str:
     return f"{layer.type} {layer.name}"
 
 
-def _find_blob_faults(graph: NcnnGraph) -> Iterator[str]:
+def _find_blob_faults(graph: NcnnGraph) -> Iterator[ParamFault]:
     produced: dict[str, Layer] = {}
     every_producer = graph.find_producers()
     for layer in graph.layers:
         for blob in layer.inputs:
             if blob not in produced:
                 state = "made only later" if blob in every_producer else "made by no layer"
-                yield f"{_describe(layer)}: reads {blob}, which is {state}"
+                yield _other(f"{_describe(layer)}: reads {blob}, which is {state}")
         for blob in layer.outputs:
             if blob in produced:
-                yield f"{_describe(layer)}: makes {blob}, as {_describe(produced[blob])} does"
+                maker = _describe(produced[blob])
+                yield _other(f"{_describe(layer)}: makes {blob}, as {maker} does")
             produced.setdefault(blob, layer)
     for blob, readers in graph.count_consumers().items():
         if readers > 1:
-            yield (
+            yield ParamFault(
+                FaultKind.MISSING_SPLIT,
                 f"blob {blob} is read {readers} times; ncnn frees it after the first, so a "
-                "Split must make the copies"
+                "Split must make the copies",
             )
 
 
-def _find_layer_faults(layer: Layer) -> Iterator[str]:
+def _find_layer_faults(layer: Layer) -> Iterator[ParamFault]:
     for name in (layer.type, layer.name, *layer.inputs, *layer.outputs):
         if fault := _find_name_fault(name):
             yield fault
     if layer.type[:1].isdigit() or layer.type[:1] in ("+", "-"):
-        yield "a type that starts like a number; ncnn takes it for a key of the layer before"
+        yield _other(
+            "a type that starts like a number; ncnn takes it for a key of the layer before"
+        )
     if max(len(layer.inputs), len(layer.outputs)) > MANY:
-        yield f"more than {MANY} inputs or outputs"
+        yield _other(f"more than {MANY} inputs or outputs")
     for key, value in layer.params.items():
         yield from _find_value_faults(key, value)
     known = LAYER_TYPES.get(layer.type)
     if known is not None:
-        yield from _find_type_faults(layer, known)
+        yield from map(_other, _find_type_faults(layer, known))
 
 
-def _find_name_fault(name: str) -> str | None:
+def _find_name_fault(name: str) -> ParamFault | None:
     if not name or any(character in " \t\r\n\f\v\0" for character in name):
-        return f"the name {name[:40]!r} is empty or holds a blank"
+        return _other(f"the name {name[:40]!r} is empty or holds a blank")
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
-        return f"the name {name[:40]!r} cannot be written as UTF-8"
+        return _other(f"the name {name[:40]!r} cannot be written as UTF-8")
     if size > MAX_NAME_BYTES:
-        return f"the name {name[:40]!r}... has {size} bytes; ncnn reads {MAX_NAME_BYTES}"
-    return (
-        f"the blob name {name[:40]!r} looks like key=value" if _KEY_AND_VALUE.match(name) else None
-    )
+        what = f"the name {name[:40]!r}... has {size} bytes; ncnn reads {MAX_NAME_BYTES}"
+        return ParamFault(FaultKind.LONG_NAME, what)
+    if _KEY_AND_VALUE.match(name):
+        return _other(f"the blob name {name[:40]!r} looks like key=value")
+    return None
 
 
-def _find_value_faults(key: int, value: ParamValue) -> Iterator[str]:
+def _describe_mixed_array(key: object) -> str:
+    return f"key {key}: integers and floats in one array; ncnn misreads one of them"
+
+
+def _find_value_faults(key: int, value: ParamValue) -> Iterator[ParamFault]:
     if not 0 <= key < MAX_KEYS:
-        yield f"key {key} is outside 0..{MAX_KEYS - 1}"
+        yield _other(f"key {key} is outside 0..{MAX_KEYS - 1}")
     items = value if isinstance(value, list) else [value]
     if len(items) > MAX_ARRAY_ITEMS:
-        yield f"key {key}: {len(items)} items; at most {MAX_ARRAY_ITEMS} are written"
+        yield _other(f"key {key}: {len(items)} items; at most {MAX_ARRAY_ITEMS} are written")
     if isinstance(value, list) and len({isinstance(item, float) for item in value}) > 1:
-        yield f"key {key}: integers and floats in one array; ncnn misreads one of them"
+        yield ParamFault(FaultKind.MIXED_ARRAY, _describe_mixed_array(key))
     for item in items:
         if fault := _find_number_fault(item):
-            yield f"key {key}: {fault}"
+            yield _other(f"key {key}: {fault}")
 
 
 def _find_number_fault(value: object) -> str | None:

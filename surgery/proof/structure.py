@@ -7,15 +7,16 @@ can be known from the graph alone is checked there, on hub models and on ncnn gr
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from surgery.errors import FormatError
 from surgery.formats import ncnn_param
 from surgery.formats.ncnn_layers import LAYER_TYPES
-from surgery.formats.ncnn_param import Layer, NcnnGraph
+from surgery.formats.ncnn_param import FaultKind, Layer, NcnnGraph
 from surgery.formats.ncnn_shapes import (
     NOMINAL_SIZE,
     V4_CHANNELS,
@@ -35,10 +36,17 @@ OUTPUT = "out0"
 OUTPUT_CHANNELS = 3
 FRAMES = ("in0", "in1")
 TIMESTEP = "in2"
-# Where a finding is that shapes do not fit, or are not known.
-SHAPES = "shapes"
 # No shape: that of a blob which nothing is known to make.
 UNKNOWN: Shape = ()
+
+
+class FindingKind(enum.Enum):
+    """Findings that are told apart: those that somebody can mend, or that follow from others."""
+
+    MISSING_SPLIT = enum.auto()
+    FLOW_CHANNELS = enum.auto()
+    SHAPES = enum.auto()
+    OTHER = enum.auto()
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,12 @@ class Finding:
     Attributes:
         where: the layer, node, input or output.
         what: what was found and what is expected.
+        kind: what sort of fault it is.
     """
 
     where: str
     what: str
+    kind: FindingKind = FindingKind.OTHER
 
     def __str__(self) -> str:
         """One line for a report."""
@@ -90,18 +100,29 @@ def check_ncnn_structure(
 
     `has_timestep` tells whether `in2` has to be read: not for a donor of a fixed timestep.
     """
-    findings = [Finding("graph", fault) for fault in ncnn_param.check(graph)]
-    findings += _check_ncnn_inputs(graph, has_timestep)
+    findings = [*_check_ncnn_graph(graph), *_check_ncnn_inputs(graph, has_timestep)]
     warps = [layer for layer in graph.layers if layer.type == WARP_LAYER]
     findings += _check_warp_count(len(warps), expected_warps)
     try:
         shapes = infer_shapes(graph, NOMINAL_SIZE, NOMINAL_SIZE)
     except FormatError as error:
-        return [*findings, Finding(SHAPES, str(error))]
+        return [*findings, _doubt_shapes(str(error))]
     for layer in warps:
         findings += _check_flow(f"{layer.type} {layer.name}", shapes[layer.inputs[1]][0])
     findings += _check_ncnn_output(shapes)
     return findings + _find_shared_ncnn_flows(graph, warps, FRAMES)
+
+
+def _check_ncnn_graph(graph: NcnnGraph) -> Iterator[Finding]:
+    for fault in ncnn_param.check(graph):
+        is_split = fault.kind is FaultKind.MISSING_SPLIT
+        kind = FindingKind.MISSING_SPLIT if is_split else FindingKind.OTHER
+        yield Finding("graph", fault.what, kind)
+
+
+def _doubt_shapes(reason: str) -> Finding:
+    """Shapes that do not fit, or are not known."""
+    return Finding("shapes", reason, FindingKind.SHAPES)
 
 
 def _find_shared_ncnn_flows(
@@ -120,18 +141,18 @@ def check_networks_structure(
     for name, graph in graphs.items():
         warps = [layer for layer in graph.layers if layer.type == WARP_LAYER]
         inputs = shape_network_inputs(name, kind, shapes.get(networks.CONTEXTNET, {}))
-        faults = [Finding("graph", fault) for fault in ncnn_param.check(graph)]
+        faults = [*_check_ncnn_graph(graph)]
         faults += _check_network_inputs(graph, inputs)
         if UNKNOWN not in inputs.values():  # of what makes them, it is said
             try:
                 shapes[name] = infer_shapes_from(graph, inputs)
             except FormatError as error:
-                faults.append(Finding(SHAPES, str(error)))
+                faults.append(_doubt_shapes(str(error)))
             else:
                 faults += _check_network_shapes(name, kind, warps, shapes[name])
                 frames = [blob for blob, shape in inputs.items() if shape[0] == OUTPUT_CHANNELS]
                 faults += _find_shared_ncnn_flows(graph, warps, frames)
-        findings += [Finding(f"{name}, {fault.where}", fault.what) for fault in faults]
+        findings += [replace(fault, where=f"{name}, {fault.where}") for fault in faults]
     return findings + _check_warp_count(count_network_warps(graphs), expected_warps)
 
 
@@ -263,7 +284,7 @@ def check_hub_structure(model: onnx.ModelProto, expected_warps: int) -> list[Fin
     try:
         onnx.shape_inference.infer_shapes(sized, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        findings.append(Finding(SHAPES, " ".join(str(error).split())))
+        findings.append(_doubt_shapes(" ".join(str(error).split())))
     shapes = _infer_hub_shapes(sized)
     for node in warps:
         shape = shapes.get(node.input[1], ())
@@ -369,7 +390,8 @@ def _check_flow(where: str, channels: int | None) -> list[Finding]:
     if channels == FLOW_CHANNELS:
         return []
     found = "an unknown number of" if channels is None else str(channels)
-    return [Finding(where, f"its flow has {found} channels; exactly {FLOW_CHANNELS} are expected")]
+    what = f"its flow has {found} channels; exactly {FLOW_CHANNELS} are expected"
+    return [Finding(where, what, FindingKind.FLOW_CHANNELS)]
 
 
 def find_shared_flows(

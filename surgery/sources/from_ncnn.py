@@ -66,16 +66,17 @@ def import_folder(folder: Path) -> HubModel:
     if is_of_three:
         read = {name: _read_network(folder, name) for name in networks.NETWORKS}
         graphs = {name: graph for name, (graph, _) in read.items()}
-        notes = [f"{name}: {fault}" for name, (_, faults) in read.items() for fault in faults]
+        notes = [f"{name}: {note}" for name, (_, notes) in read.items() for note in notes]
         model = import_networks(graphs, label=folder.name, notes=notes)
     else:
-        graph, faults = _read_network(folder, NETWORK)
-        model = import_graph(graph, label=folder.name, notes=faults)
+        graph, notes = _read_network(folder, NETWORK)
+        model = import_graph(graph, label=folder.name, notes=notes)
     _take_facts(model, read_facts(folder).get("model", {}))
     return model
 
 
 def _read_network(folder: Path, network: str) -> tuple[NcnnGraph, list[str]]:
+    """A network with its weights, and what had to be repaired to read it."""
     path = folder / f"{network}.param"
     graph, faults = parse_with_faults(read_param_text(path), path.name)
     weights = folder / f"{network}.bin"
@@ -86,7 +87,7 @@ def _read_network(folder: Path, network: str) -> tuple[NcnnGraph, list[str]]:
             "made for this .param; find the .bin that was, or have 'surgery doctor --fix' cut it: "
             "ncnn reads the first bytes"
         )
-    return graph, faults
+    return graph, [str(fault) for fault in faults]
 
 
 def _take_facts(model: HubModel, facts: Mapping[str, Any]) -> None:

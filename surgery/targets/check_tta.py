@@ -6,6 +6,9 @@ and put back in; where a name is missing, nothing is said and that average is le
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+
 from surgery.errors import FormatError
 from surgery.formats.ncnn_param import NcnnGraph
 from surgery.formats.ncnn_shapes import infer_channels
@@ -18,15 +21,53 @@ RAW_MAKERS = ("Convolution", "Deconvolution", "PixelShuffle")
 RAW_READERS = {"Crop", "Slice", "Interp"}
 
 
+class TtaKind(enum.Enum):
+    """What comes of -x and -z."""
+
+    FLOWS = enum.auto()  # all flows that the runtime knows of are averaged
+    UNNAMED = enum.auto()  # flows that have no name are not
+    WRONG = enum.auto()  # what is averaged is no flow, or that of another block
+    UNKNOWN = enum.auto()  # shapes do not fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Tta:
+    """What comes of -x and -z, and a sentence that says so."""
+
+    kind: TtaKind
+    sentence: str
+
+
 def describe_tta(graph: NcnnGraph) -> str:
     """One sentence: whether -x and -z average flows, or only frames."""
+    return judge_tta(graph).sentence
+
+
+def judge_tta(graph: NcnnGraph) -> Tta:
+    """Whether -x and -z average flows, or only frames."""
     try:
         channels = infer_channels(graph)
     except FormatError as error:
-        return f"unknown: {error}"
+        return Tta(TtaKind.UNKNOWN, f"unknown: {error}")
     found = [name for name in FLOWS if name in channels]
     if not found:
-        return "averages only its output: no blob is called flow0 to flow3"
+        sentence = "averages only its output: no blob is called flow0 to flow3"
+        return Tta(TtaKind.UNNAMED, sentence)
+    if fault := _find_wrong_flow(graph, channels, found):
+        return Tta(TtaKind.WRONG, fault)
+    blocks = count_raw_outputs(graph, channels)
+    missing = [name for name in FLOWS[:blocks] if name not in channels]
+    if missing:
+        sentence = f"averages some of its flows: no blob is called {', '.join(missing)}"
+        return Tta(TtaKind.UNNAMED, sentence)
+    if blocks > len(FLOWS):
+        sentence = "averages the flows of its first 4 blocks; no runtime averages the fifth"
+        return Tta(TtaKind.FLOWS, sentence)
+    return Tta(TtaKind.FLOWS, "averages its flows")
+
+
+def _find_wrong_flow(graph: NcnnGraph, channels: dict[str, int], found: list[str]) -> str:
+    """What is wrong with the flows that have a name; empty where nothing is."""
     misread = [name for name in found if not _is_readable(channels[name])]
     if misread:
         name = misread[0]
@@ -35,13 +76,7 @@ def describe_tta(graph: NcnnGraph) -> str:
     if exchanged:
         first, second = exchanged
         return f"wrong: {first} is made of {second}; a block's flow is made of those before it"
-    blocks = count_raw_outputs(graph, channels)
-    missing = [name for name in FLOWS[:blocks] if name not in channels]
-    if missing:
-        return f"averages some of its flows: no blob is called {', '.join(missing)}"
-    if blocks > len(FLOWS):
-        return "averages the flows of its first 4 blocks; no runtime averages the fifth"
-    return "averages its flows"
+    return ""
 
 
 def _find_exchanged(graph: NcnnGraph) -> tuple[str, str] | None:

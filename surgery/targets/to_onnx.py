@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 
 # GridSample came with 16; beyond 20 nothing is gained, and few hosts read it.
 OPSETS = range(16, 21)
-# What `RIFEModel` has no name for (vs-mlrt scripts/vsmlrt.py).
-UNKNOWN_TO_VSMLRT = ("", "4.1")
+# What vs-mlrt wants widths and heights to be multiples of, for layout v1: 32 for all versions but
+# these, and 64 from 4.26 on (scripts/vsmlrt.py, `RIFE`).
+VSMLRT_MULTIPLES = {"4.25.lite": 128, "4.25.heavy": 64}
+# What `RIFEModel` has a name for, but for 4.1 (vs-mlrt scripts/vsmlrt.py).
+VSMLRT_VERSION = re.compile(r"4\.(\d+)(\.lite|\.heavy)?")
+UNKNOWN_TO_VSMLRT = ("4.1",)
 LAYOUT_KEY = KEY_PREFIX + "layout"
 # Resize has these since 18, and the hub's are the defaults.
 NEW_ATTRIBUTES = {"Resize": ("antialias", "axes", "keep_aspect_ratio_policy")}
@@ -129,8 +134,30 @@ def name_for_vsmlrt(model: HubModel, layout: str) -> str:
     Source: vs-mlrt scripts/vsmlrt.py, `RIFEModel` and `RIFEMerge`.
     """
     folders = {"vsmlrt-v1": "rife", "vsmlrt-v2": "rife_v2"}
-    if layout not in folders or model.metadata.version in UNKNOWN_TO_VSMLRT:
+    version = model.metadata.version
+    if layout not in folders or version in UNKNOWN_TO_VSMLRT:
         return ""
-    version = model.metadata.version.replace(".lite", "_lite").replace(".heavy", "_heavy")
+    if not VSMLRT_VERSION.fullmatch(version):
+        return ""
+    version = version.replace(".lite", "_lite").replace(".heavy", "_heavy")
     ending = "_ensemble" if model.metadata.ensemble else ""
     return f"{folders[layout]}/rife_v{version}{ending}.onnx"
+
+
+def warn_of_vsmlrt(model: HubModel, layout: str) -> str:
+    """A sentence on sizes that vs-mlrt lets through to a model that needs larger multiples.
+
+    Empty where it refuses them, for versions that it does not know, and for layouts that pad by
+    themselves.
+    """
+    version, padding = model.metadata.version, model.metadata.padding
+    known = VSMLRT_VERSION.fullmatch(version)
+    if layout != "vsmlrt-v1" or known is None:
+        return ""
+    checked = VSMLRT_MULTIPLES.get(version, 64 if int(known[1]) >= 26 else 32)
+    if padding <= checked:
+        return ""
+    return (
+        f"vs-mlrt lets multiples of {checked} through to this model, which needs {padding}: pad "
+        f"frames to {padding} first, or use --layout vsmlrt-v2, which pads by itself"
+    )

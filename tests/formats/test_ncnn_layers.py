@@ -246,7 +246,8 @@ SOUND: dict[str, tuple[str, Params, int, int]] = {
 def _judge(layer_type: str, params: Params, inputs: int, outputs: int) -> list[str]:
     blobs = [f"in{index}" for index in range(inputs)]
     layer = Layer(layer_type, "it", blobs, [f"out{index}" for index in range(outputs)], params)
-    return check(NcnnGraph([*(Layer("Input", blob, [], [blob]) for blob in blobs), layer]))
+    graph = NcnnGraph([*(Layer("Input", blob, [], [blob]) for blob in blobs), layer])
+    return [str(fault) for fault in check(graph)]
 
 
 @pytest.mark.parametrize(

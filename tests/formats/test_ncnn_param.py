@@ -22,8 +22,10 @@ from surgery.formats.ncnn_param import (
     MAX_ARRAY_ITEMS,
     MAX_FILE_CHARACTERS,
     MAX_LINE_CHARACTERS,
+    FaultKind,
     Layer,
     NcnnGraph,
+    ParamFault,
     check,
     parse,
     parse_with_faults,
@@ -349,28 +351,36 @@ def test_malformed_files_are_refused_with_place_and_reason(
     assert reason in str(caught.value)
 
 
-REPAIRABLE: dict[str, tuple[str, str, ParamValue]] = {
-    "layer count too large": ("9 2", "0=1", 1),
-    "blob count too small": ("2 1", "0=1", 1),
-    "value too long": ("2 2", "0=0.20000000298023224", FLOAT32_FIFTH),
-    "fraction too long": ("2 2", "0=0.2000000029", FLOAT32_FIFTH),
-    "key twice": ("2 2", "0=3 0=4", 4),
-    "array of 2025": ("2 2", "0=1,2,", [1, 2]),
-    "mixed array": ("2 2", "-23300=2,1,2.5", [1.0, 2.5]),
+REPAIRABLE: dict[str, tuple[str, str, ParamValue, FaultKind]] = {
+    "layer count too large": ("9 2", "0=1", 1, FaultKind.LAYER_COUNT),
+    "blob count too small": ("2 1", "0=1", 1, FaultKind.BLOB_COUNT),
+    "value too long": ("2 2", "0=0.20000000298023224", FLOAT32_FIFTH, FaultKind.LONG_VALUE),
+    "fraction too long": ("2 2", "0=0.2000000029", FLOAT32_FIFTH, FaultKind.LONG_VALUE),
+    "key twice": ("2 2", "0=3 0=4", 4, FaultKind.KEY_TWICE),
+    "array of 2025": ("2 2", "0=1,2,", [1, 2], FaultKind.NEW_ARRAY),
+    "mixed array": ("2 2", "-23300=2,1,2.5", [1.0, 2.5], FaultKind.MIXED_ARRAY),
 }
 
 
-@pytest.mark.parametrize(("counts", "written", "meant"), REPAIRABLE.values(), ids=REPAIRABLE.keys())
+@pytest.mark.parametrize(
+    ("counts", "written", "meant", "kind"), REPAIRABLE.values(), ids=REPAIRABLE.keys()
+)
 def test_what_was_meant_is_read_and_rendered_correctly(
-    counts: str, written: str, meant: ParamValue
+    counts: str, written: str, meant: ParamValue, kind: FaultKind
 ) -> None:
     text = f"{HEADER}{counts}\nInput a 0 1 a\nOther b 1 1 a b {written}\n"
     with pytest.raises(FormatError):
         parse(text)
     graph, faults = parse_with_faults(text, "f.param")
-    assert len(faults) == 1
+    assert [fault.kind for fault in faults] == [kind]
     assert graph.layers[1].params == {0: meant}
     assert parse(render(graph)) == graph
+
+
+def test_a_name_that_ncnn_would_cut_is_told() -> None:
+    text = f"{HEADER}2 2\nInput a 0 1 a\nOther {'b' * 256} 1 1 a c\n"
+    _, faults = parse_with_faults(text)
+    assert [fault.kind for fault in faults] == [FaultKind.LONG_NAME]
 
 
 def test_a_sound_file_has_no_faults() -> None:
@@ -426,7 +436,7 @@ FAULTY = {
 def test_check_names_the_fault_and_render_refuses_it(graph: NcnnGraph, fault: str) -> None:
     faults = check(graph)
     assert len(faults) == 1
-    assert fault in faults[0]
+    assert fault in str(faults[0])
     with pytest.raises(FormatError, match="1 fault\\(s\\) in the graph"):
         render(graph)
 
@@ -434,7 +444,11 @@ def test_check_names_the_fault_and_render_refuses_it(graph: NcnnGraph, fault: st
 def test_a_faulty_structure_is_read_all_the_same() -> None:
     text = f"{HEADER}3 3\nInput a 0 1 x\nReLU b 1 1 x y\nReLU c 1 1 x z\n"
     assert check(parse(text)) == [
-        "blob x is read 2 times; ncnn frees it after the first, so a Split must make the copies"
+        ParamFault(
+            FaultKind.MISSING_SPLIT,
+            "blob x is read 2 times; ncnn frees it after the first, so a Split must make "
+            "the copies",
+        )
     ]
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from surgery.formats.ncnn_layers import Convolution, ParamValue
 from surgery.formats.ncnn_param import Layer, NcnnGraph
-from surgery.targets.check_tta import describe_tta
+from surgery.targets.check_tta import TtaKind, describe_tta, judge_tta
 
 
 def make_graph(blobs: dict[str, int]) -> NcnnGraph:
@@ -26,26 +26,33 @@ def name(count: int, channels: int = 5) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("blobs", "sentence"),
+    ("blobs", "kind", "sentence"),
     [
-        (name(4), "averages its flows"),
-        (name(4, 13), "averages its flows"),
-        (name(5), "averages the flows of its first 4 blocks; no runtime averages the fifth"),
-        (name(4) | {"raw": 5}, "averages the flows of its first 4 blocks"),
-        ({"raw": 5}, "averages only its output"),
-        (name(3), "averages its flows"),
+        (name(4), TtaKind.FLOWS, "averages its flows"),
+        (name(4, 13), TtaKind.FLOWS, "averages its flows"),
+        (
+            name(5),
+            TtaKind.FLOWS,
+            "averages the flows of its first 4 blocks; no runtime averages the fifth",
+        ),
+        (name(4) | {"raw": 5}, TtaKind.FLOWS, "averages the flows of its first 4 blocks"),
+        ({"raw": 5}, TtaKind.UNNAMED, "averages only its output"),
+        (name(3), TtaKind.FLOWS, "averages its flows"),
         (
             name(2) | {"raw2": 5, "raw3": 5},
+            TtaKind.UNNAMED,
             "averages some of its flows: no blob is called flow2, flow3",
         ),
-        (name(4, 8), "wrong on Vulkan: flow0 has 8 channels"),
-        (name(4, 4), "wrong on Vulkan: flow0 has 4 channels"),
+        (name(4, 8), TtaKind.WRONG, "wrong on Vulkan: flow0 has 8 channels"),
+        (name(4, 4), TtaKind.WRONG, "wrong on Vulkan: flow0 has 4 channels"),
     ],
 )
 def test_what_tta_does_is_told_from_names_and_channels(
-    blobs: dict[str, int], sentence: str
+    blobs: dict[str, int], kind: TtaKind, sentence: str
 ) -> None:
-    assert describe_tta(make_graph(blobs)).startswith(sentence)
+    found = judge_tta(make_graph(blobs))
+    assert found.kind is kind
+    assert found.sentence.startswith(sentence)
 
 
 def test_what_an_activation_reads_is_no_raw_output() -> None:
@@ -65,10 +72,14 @@ def test_flows_in_another_order_than_that_of_their_blocks_are_named() -> None:
         swap = {"flow0": "flow1", "flow1": "flow0"}
         layer.inputs = [swap.get(blob, blob) for blob in layer.inputs]
         layer.outputs = [swap.get(blob, blob) for blob in layer.outputs]
-    assert describe_tta(graph).startswith("wrong: flow0 is made of flow1")
+    found = judge_tta(graph)
+    assert found.kind is TtaKind.WRONG
+    assert found.sentence.startswith("wrong: flow0 is made of flow1")
 
 
 def test_a_graph_whose_shapes_do_not_fit_is_unknown() -> None:
     graph = make_graph(name(4))
     graph.layers[-1].inputs = ["nowhere"]
-    assert describe_tta(graph).startswith("unknown: ")
+    found = judge_tta(graph)
+    assert found.kind is TtaKind.UNKNOWN
+    assert found.sentence.startswith("unknown: ")

@@ -19,7 +19,7 @@ from surgery.proof.compare import compare, judge
 from surgery.proof.inputs import make_samples
 from surgery.proof.tolerances import LOWERED_FP16, ONNXRUNTIME_FP32
 from surgery.sources.open_donor import OpenDonor, Weights, open_donor
-from surgery.targets.to_onnx import OnnxOptions, lower_model, name_for_vsmlrt
+from surgery.targets.to_onnx import OnnxOptions, lower_model, name_for_vsmlrt, warn_of_vsmlrt
 
 VERSION = "4.26"
 SEED = 1
@@ -274,3 +274,26 @@ def test_the_name_that_vsmlrt_looks_for_is_known(
 ) -> None:
     small.replace_metadata(version=version, ensemble=ensemble)
     assert name_for_vsmlrt(small, layout) == path
+
+
+@pytest.mark.parametrize(
+    ("version", "padding", "layout", "warns"),
+    [
+        ("4.25", 64, "vsmlrt-v1", True),
+        ("4.25", 64, "vsmlrt-v2", False),
+        ("4.25", 64, "plain", False),
+        ("4.25.heavy", 64, "vsmlrt-v1", False),
+        ("4.25.lite", 128, "vsmlrt-v1", False),
+        ("4.26", 64, "vsmlrt-v1", False),
+        ("4.22", 32, "vsmlrt-v1", False),
+        ("", 64, "vsmlrt-v1", False),
+        ("of mine", 64, "vsmlrt-v1", False),
+    ],
+)
+def test_sizes_that_vsmlrt_lets_through_wrongly_are_told(
+    version: str, padding: int, layout: str, warns: bool, small: HubModel
+) -> None:
+    small.replace_metadata(version=version, padding=padding)
+    warning = warn_of_vsmlrt(small, layout)
+    assert bool(warning) is warns
+    assert not warns or "multiples of 32" in warning
