@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Generator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,7 +77,40 @@ def _fail_forbidden_skip(report: Report) -> Report:
     return report
 
 
-# ---- a browser ---------------------------------------------------------------------------------
+# ---- pages -------------------------------------------------------------------------------------
+
+
+class _Tags(HTMLParser):
+    """Notes tags that are left open, and every address that is asked for."""
+
+    VOID = ("meta", "img", "input", "br", "link")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="session")
+def list_addresses() -> Callable[[str], list[str]]:
+    """Every address that a page asks for; its tags have to be closed in order."""
+    return _list_addresses
+
+
+def _list_addresses(page: str) -> list[str]:
+    tags = _Tags()
+    tags.feed(page)
+    assert tags.open == []
+    return tags.addresses
+
 
 # What a page measures of itself in a browser stands in its title.
 LookAtPage = Callable[..., list[Any]]
