@@ -82,7 +82,8 @@ def collect(
         announce: called with the address of the scheduler's page, where it has one.
 
     Raises:
-        SurgeryError: the manifest is wrong, the folder is no release, or there are no workers.
+        SurgeryError: the manifest is wrong, the folder is no release or another process works on
+            it, or there are no workers.
     """
     manifest, output = Path(manifest), Path(output)
     wanted = read_manifest(manifest)
@@ -90,18 +91,19 @@ def collect(
     home = manifest.resolve().parent
     recipes = plan(wanted, home)
     release = Release(output)
-    ledger = _Ledger(release, wanted.title, recipes, home)
-    waiting = ledger.look_up()
-    ledger.publish()
-    if waiting:
-        progress("counting memory")
-        send = scheduler is not None and not shared
-        memory = count_conversion([recipe for recipe, _ in waiting])
-        with open_crew(
-            scheduler, workers=workers, memory=memory, progress=progress, announce=announce
-        ) as crew:
-            _work(crew, ledger, waiting, send, progress)
-    return Collection(output, ledger.list_rows(), ledger.done, release.find_strangers(recipes))
+    with release.lock():
+        ledger = _Ledger(release, wanted.title, recipes, home)
+        waiting = ledger.look_up()
+        ledger.publish()
+        if waiting:
+            progress("counting memory")
+            send = scheduler is not None and not shared
+            memory = count_conversion([recipe for recipe, _ in waiting])
+            with open_crew(
+                scheduler, workers=workers, memory=memory, progress=progress, announce=announce
+            ) as crew:
+                _work(crew, ledger, waiting, send, progress)
+        return Collection(output, ledger.list_rows(), ledger.done, release.find_strangers(recipes))
 
 
 class _Ledger:
@@ -141,7 +143,8 @@ class _Ledger:
 
     def _hide(self, recipe: Recipe, reason: str) -> str:
         """A reason without the paths of this machine: it will be published."""
-        return hide_paths(reason, [self._home, self._home.parent, *filter(None, [recipe.root])])
+        places = [self._home, self._home.parent, self._release.folder]
+        return hide_paths(reason, [*places, *filter(None, [recipe.root])])
 
     def list_jobs(self, waiting: Sequence[tuple[Recipe, str]], send: bool) -> Iterator[Job[Order]]:
         """The tasks, one by one: with their files they are large."""
@@ -160,7 +163,9 @@ class _Ledger:
             try:
                 row = self._release.store(recipe, key, done.result)
             except OutputExists as error:
-                row = self._keep(recipe, FAILED, self._hide(recipe, str(error)))
+                # A file where the model folder belongs, or the reverse, or files below it.
+                reason = f"somebody's files are in its place, move them away: {error}"
+                row = self._keep(recipe, FAILED, self._hide(recipe, reason))
         elif done.refusal:
             row = self._release.refuse(recipe, key, self._hide(recipe, done.refusal))
         else:

@@ -5,6 +5,7 @@
     archives/NAME.zip          the same, to publish
     proofs/NAME.json           every figure of its proof
     .records/NAME.json         the key that it was made under
+    .records/.lock             held by the process that works on the release
 
 Every file and folder appears whole. A model's record is written after all else of it, and before
 anything of it changes it is removed: whatever has a record is complete. A model that cannot be made
@@ -19,9 +20,11 @@ import io
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from surgery.collection.lock_folder import lock_folder
 from surgery.collection.make_model import Product, describe_options, render_facts
 from surgery.collection.plan import Recipe
 from surgery.collection.read_record import read_record
@@ -57,6 +60,14 @@ class Release:
             raise OutputExists(f"{folder} exists and is no release; name a folder of its own")
         self.folder = folder
         (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep the release to this process; what writes to it belongs into the block.
+
+        Raises:
+            SurgeryError: as `lock_folder`.
+        """
+        return lock_folder(self.folder, self.folder / RECORDS)
 
     def find_row(self, recipe: Recipe, key: str) -> Row | None:
         """What is known of a model that was done under this key; None for one to be done."""
@@ -94,7 +105,11 @@ class Release:
         )
 
     def store(self, recipe: Recipe, key: str, product: Product) -> Row:
-        """Put a model in its place."""
+        """Put a model in its place.
+
+        Raises:
+            OutputExists: something lies there that `collect` did not make.
+        """
         self._forget(recipe.name)
         archive = make_archive(recipe.name, product.files)
         place = self.folder / MODELS / recipe.name
@@ -126,7 +141,9 @@ class Release:
             self.folder / ARCHIVES / f"{recipe.name}.zip",
             self.folder / PROOFS / f"{recipe.name}.json",
         ):
-            path.unlink(missing_ok=True)
+            # A folder of that name is somebody's.
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
         row = describe_recipe(recipe, REFUSED, reason)
         self._remember(recipe.name, key, row)
         return row

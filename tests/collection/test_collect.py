@@ -15,6 +15,7 @@ import surgery
 from surgery.cli import app
 from surgery.collection.collect import Collection, collect
 from surgery.collection.crew import Crew
+from surgery.collection.release import Release
 from surgery.errors import SurgeryError
 from surgery.progress import Progress
 
@@ -193,3 +194,35 @@ def test_the_command_announces_the_dashboard_beside_what_it_puts_out(
 def test_a_folder_of_something_else_is_left_alone(folder: Path) -> None:
     with pytest.raises(SurgeryError, match="is no release"):
         surgery.collect(folder / "manifest.toml", folder / "donors")
+
+
+def test_a_file_in_the_place_of_a_model_is_told_and_stays_and_the_run_goes_on(
+    folder: Path, crew: Crew, write_tiny_model: Writer
+) -> None:
+    place = folder / "release" / "models" / "rife-v4-one"
+    shutil.rmtree(place)
+    place.write_text("mine", encoding="utf-8")
+    write_tiny_model(folder / "donors" / "two", 9)
+    told = _collect(folder, crew)
+    assert sorted(told.done) == ["rife-v4-one", "rife-v4-two"]
+    first, second, _ = told.rows
+    assert first["status"] == "failed"
+    assert first["reason"] == (
+        "somebody's files are in its place, move them away: models/rife-v4-one is a file, which "
+        "--force does not replace; remove it first"
+    )
+    assert second["status"] == "made"
+    assert json.loads((folder / "release" / "index.json").read_text())["models"] == told.rows
+    assert place.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_release_that_another_client_works_on_is_left_alone(folder: Path, crew: Crew) -> None:
+    before = _hash(folder / "release")
+    shutil.rmtree(folder / "donors" / "two")
+    with (
+        Release(folder / "release").lock(),
+        pytest.raises(SurgeryError, match=r"release is in use: process \d+ on "),
+    ):
+        _collect(folder, crew)
+    assert _hash(folder / "release") == before
+    assert _collect(folder, crew).strangers == ["rife-v4-two"]

@@ -118,6 +118,44 @@ def test_a_refusal_takes_the_older_model_away_and_is_remembered(tmp_path: Path) 
     assert list((release.folder / "models").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("stray", "words"),
+    [
+        ("models/rife-v4.6", "rife-v4.6 is a file"),
+        ("models/rife-v4.6/notes/mine.txt", "rife-v4.6 holds notes/mine.txt"),
+        ("archives/rife-v4.6.zip/mine.txt", r"rife-v4.6\.zip is a folder"),
+        ("proofs/rife-v4.6.json/mine.txt", r"rife-v4.6\.json is a folder"),
+    ],
+)
+def test_files_of_somebody_in_the_place_of_a_model_stay(
+    tmp_path: Path, stray: str, words: str
+) -> None:
+    release = Release(tmp_path / "release")
+    path = release.folder / stray
+    path.parent.mkdir(parents=True)
+    path.write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputExists, match=words):
+        release.store(RECIPE, "key", _make_product())
+    assert path.read_text(encoding="utf-8") == "mine"
+    assert release.find_row(RECIPE, "key") is None
+    path.unlink()
+    if path.parent.name != "models":
+        path.parent.rmdir()
+    release.store(RECIPE, "key", _make_product())
+    assert release.find_row(RECIPE, "key") is not None
+
+
+@pytest.mark.parametrize("stray", ["models/rife-v4.6", "archives/rife-v4.6.zip/mine.txt"])
+def test_a_refusal_takes_no_file_of_somebody_away(tmp_path: Path, stray: str) -> None:
+    release = Release(tmp_path / "release")
+    path = release.folder / stray
+    path.parent.mkdir(parents=True)
+    path.write_text("mine", encoding="utf-8")
+    row = release.refuse(RECIPE, "key", "it has no ensemble")
+    assert release.find_row(RECIPE, "key") == row
+    assert path.read_text(encoding="utf-8") == "mine"
+
+
 def test_a_model_that_cannot_be_made_at_the_moment_stays_stale(tmp_path: Path) -> None:
     release = Release(tmp_path / "release")
     row = release.store(RECIPE, "key", _make_product())
