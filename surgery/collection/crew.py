@@ -7,8 +7,8 @@ the same once more and is a result. As many tasks are under way as there are wor
 waits behind one that kills its worker, which would count as that one's accomplice, and neither the
 client nor the scheduler holds more than it has to.
 
-Source: the documentation of Dask distributed on `LocalCluster`, `Client.submit`, `as_completed`
-and resilience (`retries`, `allowed-failures`).
+Source: the documentation of Dask distributed on `LocalCluster`, `Client.submit`, `as_completed`,
+`Client.scatter`, work stealing and resilience (`retries`, `allowed-failures`).
 """
 
 from __future__ import annotations
@@ -135,6 +135,24 @@ class Crew:
     def count_workers(self) -> int:
         """How many tasks run at the same time: one in each process, whatever its threads."""
         return len(self._client.nthreads())
+
+    def keep(self, key: str, value: object) -> Any:
+        """Send once what many tasks are given, and return what stands for it in payloads.
+
+        A payload that is a tuple may hold that, and its function finds `value` in its place. The
+        workers hand it on to one another, and drop it when nobody holds what stands for it. It is
+        what a task returns, since the scheduler can have that made again: what `Client.scatter`
+        sends is lost with the worker that holds it.
+
+        Args:
+            key: made of the value.
+            value: what pickles.
+        """
+        # Dask gives tasks to the worker that holds what they need, and others take over only what
+        # waits there for a thread: where there are several, one worker would do all the work.
+        if max(self._client.nthreads().values(), default=1) > 1:
+            return value
+        return self._client.submit(_give, value, key=f"kept-{key}")
 
     def run(self, work: Callable[[T], R], jobs: Iterable[Job[T]]) -> Iterator[Done[T, R]]:
         """Yield what became of every task, as they end.
@@ -327,6 +345,10 @@ def _find_dashboard(client: Client) -> str:
 
 
 # ---- on a worker -------------------------------------------------------------------------------
+
+
+def _give(value: T) -> T:
+    return value
 
 
 def _work(work: Callable[[T], R], payload: T, tools: str) -> _Answer[R]:

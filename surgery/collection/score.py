@@ -9,6 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from surgery.collection.datasets import (
     measure_picture,
     open_dataset,
 )
+from surgery.collection.lock_folder import lock_folder
 from surgery.collection.measure_clips import Figure, Measured, Trial, measure_clips, run_clips
 from surgery.collection.memory import count_folder
 from surgery.collection.plan import hash_file
@@ -41,6 +43,9 @@ TRIAL_PIXELS = 16 * 256 * 256
 RESULTS = ".results"
 FACTS, PAGE = "score.json", "score.html"
 WORST = 4
+# A place in the dataset, what is to be done there, and the contender's files by name: these are
+# sent once for all.
+_Part = tuple[int, Trial, Mapping[str, bytes]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,37 +110,39 @@ def score(
         announce: called with the address of the scheduler's page, where it has one.
 
     Raises:
-        SurgeryError: no folder is a model, the dataset is none, or there are no workers.
+        SurgeryError: no folder is a model, the dataset is none, another process works on the
+            output, or there are no workers.
     """
     folders, checkpoints = [Path(one) for one in models], [Path(one) for one in weights]
     dataset, output = Path(dataset), to_path(output)
     opened = open_dataset(dataset, layout, every=every, limit=limit)
     results = _Results(output)
     send = scheduler is not None and not shared
-    progress("opening models")
-    pairings = [
-        _pair(
-            folder,
-            donor=donor,
-            weights=checkpoints,
-            random_weights=random_weights,
-            scale=scale,
-            send=send,
-        )
-        for folder in list_folders(folders)
-    ]
-    if all(one.fault for one in pairings):
-        raise FormatError("\n".join(one.fault for one in pairings))
-    contest = _Contest(opened, _tell_apart(pairings), results, send, progress)
-    memory = count_memory(pairings, opened)
-    with open_crew(
-        scheduler, workers=workers, memory=memory, progress=progress, announce=announce
-    ) as crew:
-        found = contest.run(crew)
-        if output is not None:
-            write_file_atomically(output / FACTS, found.to_json(), force=True)
-            progress("looking at the worst clips")
-            _write_page(output / PAGE, found, contest.show(crew, found.find_worst(worst)))
+    with results.lock():
+        progress("opening models")
+        pairings = [
+            _pair(
+                folder,
+                donor=donor,
+                weights=checkpoints,
+                random_weights=random_weights,
+                scale=scale,
+                send=send,
+            )
+            for folder in list_folders(folders)
+        ]
+        if all(one.fault for one in pairings):
+            raise FormatError("\n".join(one.fault for one in pairings))
+        contest = _Contest(opened, _tell_apart(pairings), results, send, progress)
+        memory = count_memory(pairings, opened)
+        with open_crew(
+            scheduler, workers=workers, memory=memory, progress=progress, announce=announce
+        ) as crew:
+            found = contest.run(crew)
+            if output is not None:
+                write_file_atomically(output / FACTS, found.to_json(), force=True)
+                progress("looking at the worst clips")
+                _write_page(output / PAGE, found, contest.show(crew, found.find_worst(worst)))
     return found
 
 
@@ -192,6 +199,12 @@ class _Results:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
 
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep the folder to this process; nothing to keep where there is none."""
+        if self._folder is None:
+            return contextlib.nullcontext()
+        return lock_folder(self._folder.parent, self._folder)
+
     def find(self, key: str) -> list[list[Figure]] | None:
         listed = None if self._folder is None else read_record(self._folder / f"{key}.json")
         if listed is None:
@@ -236,7 +249,7 @@ class _Contest:
         self._faults: dict[str, str] = {}
 
     def run(self, crew: Crew) -> Score:
-        for done in crew.run(_measure_part, self._list_jobs()):
+        for done in crew.run(_measure_part, self._list_jobs(crew)):
             self._note(done)
             known = f" of {self._trials * len(self._contenders)}" if self._trials else ""
             self._progress(f"{self._settled}{known} trials measured, {done.job.label} last")
@@ -259,10 +272,11 @@ class _Contest:
         parts = self._parts[contender.key]
         return [clip for place in sorted(parts) for clip in parts[place]]
 
-    def _list_jobs(self) -> Iterator[Job[tuple[int, Trial]]]:
+    def _list_jobs(self, crew: Crew) -> Iterator[Job[_Part]]:
         """One contender after the other, so that a worker opens each once."""
         for contender in self._contenders:
             self._clips = []
+            parcel = None
             for place, clips in enumerate(cut_trials(self._dataset)):
                 self._clips += [ClipName(clip.name, clip.group) for clip in clips]
                 key = make_key(contender, clips)
@@ -270,11 +284,20 @@ class _Contest:
                 if kept is not None:
                     self._parts[contender.key][place] = kept
                 elif contender.key not in self._notes:
-                    trial = Trial(contender, tuple(map(self._pack, clips)))
-                    yield Job(key, contender.label, (place, trial))
+                    # Not before it is needed: all may be measured already.
+                    bare, sent = parcel = parcel or self._send_once(crew, contender)
+                    trial = Trial(bare, tuple(map(self._pack, clips)))
+                    yield Job(key, contender.label, (place, trial, sent))
                     continue
                 self._settled += 1
             self._trials = place + 1
+
+    def _send_once(self, crew: Crew, contender: Contender) -> tuple[Contender, Any]:
+        """A contender without its files, and what stands for these in the tasks."""
+        if not contender.sent:
+            return contender, contender.sent
+        kept = crew.keep(contender.key, contender.sent)
+        return dataclasses.replace(contender, sent={}), kept
 
     def _pack(self, clip: Clip) -> Clip:
         if not self._send or clip.fault:
@@ -285,8 +308,8 @@ class _Contest:
             self._faults[clip.name] = str(error)
             return clip
 
-    def _note(self, done: Done[tuple[int, Trial], Measured]) -> None:
-        place, trial = done.job.payload
+    def _note(self, done: Done[_Part, Measured]) -> None:
+        place, trial, _ = done.job.payload
         self._settled += 1
         if done.result is None:
             self._notes[trial.contender.key] = done.refusal or done.failure
@@ -302,11 +325,12 @@ class _Contest:
         wanted = set(indices)
         clips = {index: clip for index, clip in enumerate(self._dataset.read()) if index in wanted}
         jobs = (
-            Job(f"show-{make_key(contender, [clips[index]])}", contender.label, (index, trial))
+            Job(f"show-{make_key(bare, [clips[index]])}", bare.label, (index, trial, sent))
             for contender in self._contenders
             if contender.key not in self._notes
+            for bare, sent in [self._send_once(crew, contender)]
             for index in indices
-            for trial in [Trial(contender, (self._pack(clips[index]),))]
+            for trial in [Trial(bare, (self._pack(clips[index]),))]
         )
         frames = {
             (done.job.payload[1].contender.key, done.job.payload[0]): done.result
@@ -337,13 +361,18 @@ def _psnr(figure: Figure) -> float:
     return figure.psnr
 
 
-def _measure_part(part: tuple[int, Trial]) -> Measured:
-    return measure_clips(part[1])
+def _measure_part(part: _Part) -> Measured:
+    return measure_clips(_join_files(part))
 
 
-def _run_part(part: tuple[int, Trial]) -> list[np.ndarray]:
-    (frames,) = run_clips(part[1])
+def _run_part(part: _Part) -> list[np.ndarray]:
+    (frames,) = run_clips(_join_files(part))
     return frames
+
+
+def _join_files(part: _Part) -> Trial:
+    _, trial, sent = part
+    return dataclasses.replace(trial, contender=dataclasses.replace(trial.contender, sent=sent))
 
 
 def cut_trials(dataset: Dataset) -> Iterator[list[Clip]]:

@@ -8,12 +8,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
-from distributed import LocalCluster
+from distributed import LocalCluster, get_worker
+from distributed.comm.tcp import TCP
 
 from surgery.collection import crew as crews
 from surgery.collection.crew import Crew, Job, choose_workers, open_crew
@@ -21,6 +24,8 @@ from surgery.errors import DonorError, EngineError, ProofCutShort, SurgeryError
 
 # Workers cannot import a test: what they are to run travels with the task.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+KEPT_BYTES = 1_000_000
 
 
 def _double(number: int) -> int:
@@ -91,10 +96,93 @@ def _leave_temporary(_: object) -> str:
     return tempfile.mkdtemp()
 
 
+def _weigh(part: tuple[int, bytes]) -> tuple[int, int, str]:
+    """What stands in the second place is there; who says so."""
+    number, content = part
+    time.sleep(0.1)
+    return number, len(content), get_worker().address
+
+
+def _die_once_and_weigh(part: tuple[str, bytes]) -> int:
+    folder, content = part
+    _die_once(folder)
+    return len(content)
+
+
+def _kill_holders(crew: Crew, kept: Any) -> int:
+    """Kill every worker that holds what was kept; returns how many."""
+    (holders,) = crew._client.who_has([kept]).values()
+    for pid in crew._client.run(os.getpid, workers=list(holders)).values():
+        os.kill(pid, signal.SIGKILL)
+    return len(holders)
+
+
 def test_results_come_back_with_their_jobs(crew: Crew) -> None:
     jobs = [Job(f"double-{number}", str(number), number) for number in range(7)]
     results = {done.job.label: done.result for done in crew.run(_double, jobs)}
     assert results == {str(number): 2 * number for number in range(7)}
+
+
+def test_what_is_kept_is_sent_once_for_all_tasks(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+    write: Callable[..., Any] = TCP.write
+
+    async def count(*arguments: Any, **options: Any) -> int:
+        nonlocal written
+        size: int = await write(*arguments, **options)
+        written += size
+        return size
+
+    # The client and the scheduler are both in this process.
+    monkeypatch.setattr(TCP, "write", count)
+    content = os.urandom(KEPT_BYTES)
+    found = []
+    for way, given in (("kept", crew.keep("bytes", content)), ("with each", content)):
+        written = 0
+        jobs = [Job(f"{way}-{number}", "", (number, given)) for number in range(8)]
+        weighed = [done.result for done in crew.run(_weigh, jobs)]
+        assert sorted(one[:2] for one in weighed if one) == [(n, KEPT_BYTES) for n in range(8)]
+        found.append(written / KEPT_BYTES)
+    # To the scheduler and to a worker, which sends it to the other; or each time anew.
+    assert 1 < found[0] < 3
+    assert 16 < found[1] < 17
+
+
+def test_what_is_kept_outlives_the_workers_that_hold_it(crew: Crew) -> None:
+    kept = crew.keep("outlives", bytes(KEPT_BYTES))
+    killed = 0
+    for turn in range(2):
+        jobs = [Job(f"outlives-{turn}-{number}", "", (number, kept)) for number in range(4)]
+        done = list(crew.run(_weigh, jobs))
+        weighed = [one.result[:2] for one in done if one.result is not None]
+        assert sorted(weighed) == [(number, KEPT_BYTES) for number in range(4)], done
+        killed += _kill_holders(crew, kept)
+    assert killed >= 2
+
+
+def test_a_task_that_takes_what_is_kept_down_with_its_worker_is_done_again(
+    crew: Crew, tmp_path: Path
+) -> None:
+    kept = crew.keep("down", bytes(KEPT_BYTES))
+    (done,) = crew.run(_die_once_and_weigh, [Job("down", "", (str(tmp_path), kept))])
+    assert (done.result, done.failure) == (KEPT_BYTES, "")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_tasks_that_need_what_one_worker_holds_are_done_by_all() -> None:
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=4, processes=False, dashboard_address=":0"
+        ) as cluster,
+        open_crew(cluster.scheduler_address) as crew,
+    ):
+        kept = crew.keep("all", bytes(KEPT_BYTES))
+        jobs = [Job(f"all-{number}", "", (number, kept)) for number in range(8)]
+        places = [done.result[2] for done in crew.run(_weigh, jobs) if done.result is not None]
+    assert len(places) == 8
+    assert set(Counter(places).values()) <= {3, 4, 5}
 
 
 def test_jobs_of_one_key_share_its_end(crew: Crew) -> None:

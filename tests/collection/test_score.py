@@ -6,19 +6,23 @@ import dataclasses
 import importlib.util
 import json
 import math
+import os
 import shutil
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from distributed import Future
 from skimage.metrics import structural_similarity
 from typer.testing import CliRunner
 
 from surgery.cli import app
 from surgery.collection import contenders
 from surgery.collection.contenders import Contender, Pairing, list_folders, pair
-from surgery.collection.crew import Crew
+from surgery.collection.crew import Crew, Job
 from surgery.collection.datasets import Clip, open_dataset
 from surgery.collection.measure_clips import (
     EXACT_PSNR,
@@ -207,6 +211,61 @@ def test_clips_of_the_same_content_are_each_measured(
     assert others == [first, first]
 
 
+def test_workers_that_die_with_the_files_of_a_model_cost_nothing(
+    tmp_path: Path,
+    crew: Crew,
+    write_tiny_model: Callable[[Path, int], None],
+    shelf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_tiny_model(tmp_path / "rife-v4", 3)
+    # Each clip is a task, and the files of the model lie in the memory of the workers.
+    monkeypatch.setattr("surgery.collection.score.TRIAL_PIXELS", 1)
+    killed: list[int] = []
+
+    def kill_all(line: str) -> None:
+        if "trials measured" in line and not killed:
+            killed.extend(crew._client.run(os.getpid).values())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    arguments = ([tmp_path / "rife-v4"], shelf / "vimeo")
+    found = score(*arguments, scheduler=crew.address, progress=kill_all)
+    assert len(killed) == 2
+    calm = score(*arguments, scheduler=crew.address, shared=True)
+    assert found.standings[0].total is not None
+    assert found.standings == calm.standings
+    assert found.figures == calm.figures
+
+
+def test_a_task_carries_no_file_of_its_contender(
+    tmp_path: Path,
+    crew: Crew,
+    write_tiny_model: Callable[[Path, int], None],
+    shelf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_tiny_model(tmp_path / "rife-v4", 3)
+    given: list[tuple[Contender, object]] = []
+    run = Crew.run
+
+    def watch(self: Crew, work: Any, jobs: Iterable[Job[Any]]) -> Iterator[Any]:
+        for done in run(self, work, jobs):
+            _, trial, sent = done.job.payload
+            given.append((trial.contender, sent))
+            yield done
+
+    monkeypatch.setattr(Crew, "run", watch)
+    arguments = ([tmp_path / "rife-v4"], shelf / "vimeo")
+    # Its trial, and what is shown of its worst clip.
+    score(*arguments, scheduler=crew.address, limit=1, output=tmp_path / "scores")
+    assert [contender.sent for contender, _ in given] == [{}, {}]
+    assert all(isinstance(sent, Future) for _, sent in given)
+    given.clear()
+    score(*arguments, scheduler=crew.address, limit=1, shared=True)
+    assert [sent for _, sent in given] == [{}]
+
+
 def test_the_command_shows_every_contender(
     shelf: Path, found: Score, crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +292,22 @@ def test_the_command_shows_every_contender(
 def test_a_folder_that_holds_no_scores_is_left_alone(shelf: Path) -> None:
     with pytest.raises(OutputExists, match="holds no scores"):
         score([shelf / "rife-v4-fp32"], shelf / "vimeo", output=shelf / "vimeo")
+
+
+def test_scores_that_another_client_works_on_are_left_alone(
+    shelf: Path, found: Score, crew: Crew
+) -> None:
+    models, dataset, output = [shelf / "rife-v4-fp32"], shelf / "vimeo", shelf / "scores"
+    before = (output / "score.json").read_bytes()
+    with (
+        _Results(output).lock(),
+        pytest.raises(SurgeryError, match=r"scores is in use: process \d+ on "),
+    ):
+        score(models, dataset, output=output, scheduler=crew.address)
+    assert (output / "score.json").read_bytes() == before
+    # Who keeps nothing is in nobody's way.
+    with _Results(None).lock():
+        assert score(models, dataset, limit=1, scheduler=crew.address).clips
 
 
 # ---- donors ------------------------------------------------------------------------------------
