@@ -274,11 +274,11 @@ def measure_peak_bytes() -> int | None:
 
 
 @contextlib.contextmanager
-def bound_memory(most_bytes: int) -> Iterator[None]:
-    """Let allocations fail, while this lasts, that would make this process hold more than that.
+def bound_memory(more_bytes: int) -> Iterator[None]:
+    """Let allocations fail, while this lasts, by which this process would take more than that.
 
-    What it holds already counts. Only Linux tells and limits what is needed here; elsewhere nothing
-    is bounded.
+    What it holds already does not count: a caller may hold any amount. Only Linux tells and limits
+    what is needed here; elsewhere nothing is bounded.
     """
     sizes = Path("/proc/self/statm")
     if not sizes.is_file():
@@ -286,11 +286,10 @@ def bound_memory(most_bytes: int) -> Iterator[None]:
         return
     import resource
 
-    page = resource.getpagesize()
-    mapped, held = (int(size) * page for size in sizes.read_text(encoding="ascii").split()[:2])
+    # Not what is held: libraries map far more than they use.
+    mapped = int(sizes.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
-    # Libraries map far more than they use.
-    wanted = mapped + max(most_bytes - held, 0)
+    wanted = mapped + more_bytes
     known = [limit for limit in (wanted, *before) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_AS, (min(known), before[1]))
     try:

@@ -60,7 +60,7 @@ from surgery.sources import checkpoint, stock
 from surgery.sources.branches import ChosenBranches
 from surgery.sources.find_donor import list_versions
 from surgery.sources.from_ncnn import import_folder, import_graph
-from surgery.sources.from_onnx import lift_model
+from surgery.sources.lift.lift_apart import lift_apart
 from surgery.sources.lift.observe import run_once
 from surgery.sources.open_donor import OpenDonor, Weights, open_donor
 from surgery.targets.make_ncnn import NcnnOptions, make_ncnn
@@ -174,7 +174,7 @@ def measure_round_trip(version: str) -> Measured:
     hub = export_donor(_open(version))
     sample = _sample(hub.metadata.padding)
     expected = _run_hub(hub, sample)
-    lifted = lift_model(lower_model(hub, OnnxOptions()), label=version)
+    lifted = lift_apart(lower_model(hub, OnnxOptions()), label=version)
     results = {"lowered and lifted": _judge(expected, _run_hub(lifted, sample), EXACT_REWRITE)}
     made = make_ncnn(from_onnx(hub.to_onnx()), NcnnOptions(fp16=False))
     imported = import_graph(made.graph, label=version)
@@ -234,7 +234,7 @@ def measure_lift(version: str, exporter: str, opset: int = 18) -> Measured:
     sample = _sample(opened.network.padding, rows=2, columns=3)
     (frame,) = TorchEngine(opened.network).run([sample])
     for tool, foreign in models.items():
-        lifted = lift_model(foreign, label=version)
+        lifted = lift_apart(foreign, label=version)
         found = _run_hub(lifted, sample)
         results[f"{tool}, against torch"] = _judge(frame, found, ONNXRUNTIME_FP32)
         results[f"{tool}, warps"] = _count(lifted.metadata.warps, opened.network.warp_count)

@@ -33,8 +33,7 @@ TIMESTEP = 0.3
 # Their output is a size, whatever the values of their input are.
 SIZE_READERS = ("Shape", "Size")
 _ERRORS_ONLY = 3
-# What a process holds before it runs anything, and what all tensors of the largest RIFE take
-# together, with room: 1.5 GB at 512x512.
+# What all tensors of the largest RIFE take together, with room: 1.5 GB at 512x512.
 LEAST_BYTES = 3 * 2**29
 BYTES_PER_PIXEL = 8 * 2**10
 
@@ -167,6 +166,8 @@ def _bounded(size: Size) -> Iterator[None]:
     Raises:
         HubError: it asks for more.
     """
+    import onnxruntime  # noqa: F401 (what a library maps would count)
+
     most = LEAST_BYTES + BYTES_PER_PIXEL * math.prod(size)
     try:
         with bound_memory(most):
@@ -210,15 +211,17 @@ def _try_run(
 
 def _open(model: onnx.ModelProto) -> Any:
     import onnxruntime as ort
+    from google.protobuf.message import EncodeError
 
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = 2
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        content = model.SerializeToString()
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except EncodeError as error:  # of what was a file, it can only say that memory is short
+        raise MemoryError from error
     except MemoryError:
         raise
     except Exception as error:  # as in _try_run
