@@ -152,7 +152,7 @@ class Crew:
         # waits there for a thread: where there are several, one worker would do all the work.
         if max(self._client.nthreads().values(), default=1) > 1:
             return value
-        return self._client.submit(_give, value, key=f"kept-{key}")
+        return self._client.submit(_give, value, key=f"kept-{key}", retries=RETRIES)
 
     def run(self, work: Callable[[T], R], jobs: Iterable[Job[T]]) -> Iterator[Done[T, R]]:
         """Yield what became of every task, as they end.

@@ -7,6 +7,7 @@ was killed leaves none behind. The two files stay out of everybody's way, in the
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import platform
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from surgery.output import write_file_atomically
 
 # Empty, and it stays: who removes a lock's file lets two others lock a file each.
 LOCK = ".lock"
+# For whoever may write to the folder, so that one of a group can go on where another stopped.
+MODE = 0o666
 # Who has the lock. Apart from it, since Windows lets nobody read a file that is locked.
 HOLDER = ".holder"
 
@@ -30,13 +33,19 @@ def lock_folder(folder: Path, records: Path) -> Iterator[None]:
         records: the folder inside of it that the lock lies in.
 
     Raises:
-        SurgeryError: another process works on it, or the file system locks no files.
+        SurgeryError: another process works on it, the file system locks no files, or filelock is
+            not installed.
 
     Source: the documentation of filelock on `FileLock`.
     """
+    if importlib.util.find_spec("filelock") is None:
+        raise SurgeryError("filelock is not installed; run: pip install filelock")
     import filelock
 
-    lock = filelock.FileLock(records / LOCK)
+    # A lock that is no more than a file that exists would outlive who is killed.
+    lock = filelock.FileLock(
+        records / LOCK, mode=MODE, fallback_to_soft=False, preserve_lock_file=True
+    )
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -53,7 +62,9 @@ def lock_folder(folder: Path, records: Path) -> Iterator[None]:
         )
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        # Somebody may be reading it; what was done stays done.
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
         lock.release()
 
 

@@ -15,6 +15,7 @@ that its inputs forbid goes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import shutil
@@ -29,12 +30,15 @@ from surgery.collection.make_model import Product, describe_options, render_fact
 from surgery.collection.plan import Recipe
 from surgery.collection.read_record import read_record
 from surgery.errors import OutputExists
-from surgery.output import new_folder, write_file_atomically
+from surgery.output import new_folder, refuse_taken, write_file_atomically
 from surgery.versions import describe_versions
 
 INDEX, PAGE = "index.json", "index.html"
 MODELS, ARCHIVES, PROOFS, RECORDS = "models", "archives", "proofs", ".records"
 MADE, STALE, REFUSED, FAILED, WAITING = "made", "stale", "refused", "failed", "waiting"
+# Whatever lies in a model's folder: those of a release are made by its manifest alone. What lies in
+# folders below it is somebody's.
+ANY_FILE = ("*",)
 # The earliest that a zip can tell: its bytes depend on what is in it, and on nothing else.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 ZIP_MODE = 0o644 << 16
@@ -110,16 +114,17 @@ class Release:
         Raises:
             OutputExists: something lies there that `collect` did not make.
         """
+        place, path, proof = self._locate(recipe.name)
+        refuse_taken(place, force=True, files=ANY_FILE)
+        for file in (path, proof):
+            refuse_taken(file, force=True)
+        # Only now: what cannot be replaced stays what it is.
         self._forget(recipe.name)
         archive = make_archive(recipe.name, product.files)
-        place = self.folder / MODELS / recipe.name
-        # Whatever else lies there: models of a release are made by its manifest alone.
-        with new_folder(place, force=True, files=("*",)) as folder:
+        with new_folder(place, force=True, files=ANY_FILE) as folder:
             for name, content in product.files.items():
                 (folder / name).write_bytes(content)
-        path = self.folder / ARCHIVES / f"{recipe.name}.zip"
         write_file_atomically(path, archive, force=True)
-        proof = self.folder / PROOFS / f"{recipe.name}.json"
         write_file_atomically(proof, product.proof, force=True)
         row = {
             **describe_recipe(recipe, MADE),
@@ -136,11 +141,11 @@ class Release:
     def refuse(self, recipe: Recipe, key: str, reason: str) -> Row:
         """Note that inputs forbid a model, which is known from now on; an older one goes."""
         self._forget(recipe.name)
-        shutil.rmtree(self.folder / MODELS / recipe.name, ignore_errors=True)
-        for path in (
-            self.folder / ARCHIVES / f"{recipe.name}.zip",
-            self.folder / PROOFS / f"{recipe.name}.json",
-        ):
+        place, *files = self._locate(recipe.name)
+        with contextlib.suppress(OutputExists):
+            refuse_taken(place, force=True, files=ANY_FILE)
+            shutil.rmtree(place, ignore_errors=True)
+        for path in files:
             # A folder of that name is somebody's.
             if not path.is_dir():
                 path.unlink(missing_ok=True)
@@ -168,6 +173,14 @@ class Release:
         index = {"title": title, "made_with": describe_versions().splitlines(), "models": rows}
         write_file_atomically(self.folder / INDEX, render_facts(index), force=True)
         write_file_atomically(self.folder / PAGE, render_index(index), force=True)
+
+    def _locate(self, name: str) -> tuple[Path, Path, Path]:
+        """Where a model's folder, its archive and its proof belong."""
+        return (
+            self.folder / MODELS / name,
+            self.folder / ARCHIVES / f"{name}.zip",
+            self.folder / PROOFS / f"{name}.json",
+        )
 
     def _locate_record(self, name: str) -> Path:
         return self.folder / RECORDS / f"{name}.json"

@@ -322,6 +322,8 @@ class _Contest:
 
     def show(self, crew: Crew, indices: Sequence[int]) -> list[Exhibit]:
         """Compute the frames of some clips again, to be looked at."""
+        if not indices:
+            return []
         wanted = set(indices)
         clips = {index: clip for index, clip in enumerate(self._dataset.read()) if index in wanted}
         jobs = (

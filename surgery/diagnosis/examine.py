@@ -482,7 +482,7 @@ def _can_name_flows(hub: HubModel) -> bool:
     from surgery.targets.make_ncnn import NcnnOptions, make_ncnn
 
     try:
-        return judge_tta(make_ncnn(hub, NcnnOptions()).graph).kind is not TtaKind.UNNAMED
+        return judge_tta(make_ncnn(hub, NcnnOptions()).graph).kind is TtaKind.FLOWS
     except SurgeryError:
         return False
 

@@ -135,23 +135,25 @@ def name_for_vsmlrt(model: HubModel, layout: str) -> str:
     """
     folders = {"vsmlrt-v1": "rife", "vsmlrt-v2": "rife_v2"}
     version = model.metadata.version
-    if layout not in folders or version in UNKNOWN_TO_VSMLRT:
-        return ""
-    if not VSMLRT_VERSION.fullmatch(version):
+    if layout not in folders or _read_vsmlrt_version(version) is None:
         return ""
     version = version.replace(".lite", "_lite").replace(".heavy", "_heavy")
     ending = "_ensemble" if model.metadata.ensemble else ""
     return f"{folders[layout]}/rife_v{version}{ending}.onnx"
 
 
+def _read_vsmlrt_version(version: str) -> re.Match[str] | None:
+    return None if version in UNKNOWN_TO_VSMLRT else VSMLRT_VERSION.fullmatch(version)
+
+
 def warn_of_vsmlrt(model: HubModel, layout: str) -> str:
     """A sentence on sizes that vs-mlrt lets through to a model that needs larger multiples.
 
     Empty where it refuses them, for versions that it does not know, and for layouts that pad by
-    themselves.
+    themselves. `lower_model` does not judge it: who pads frames may do so for a host of their own.
     """
     version, padding = model.metadata.version, model.metadata.padding
-    known = VSMLRT_VERSION.fullmatch(version)
+    known = _read_vsmlrt_version(version)
     if layout != "vsmlrt-v1" or known is None:
         return ""
     checked = VSMLRT_MULTIPLES.get(version, 64 if int(known[1]) >= 26 else 32)

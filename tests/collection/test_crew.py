@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -109,6 +110,14 @@ def _die_once_and_weigh(part: tuple[str, bytes]) -> int:
     return len(content)
 
 
+def _give_late(folder: Path, value: bytes) -> bytes:
+    failed = folder / "failed"
+    if not failed.exists():
+        failed.touch()
+        raise MemoryError
+    return value
+
+
 def _kill_holders(crew: Crew, kept: Any) -> int:
     """Kill every worker that holds what was kept; returns how many."""
     (holders,) = crew._client.who_has([kept]).values()
@@ -160,6 +169,17 @@ def test_what_is_kept_outlives_the_workers_that_hold_it(crew: Crew) -> None:
         assert sorted(weighed) == [(number, KEPT_BYTES) for number in range(4)], done
         killed += _kill_holders(crew, kept)
     assert killed >= 2
+
+
+def test_what_is_kept_is_sent_again_where_that_failed(
+    crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crews, "_give", functools.partial(_give_late, tmp_path))
+    kept = crew.keep("late", bytes(KEPT_BYTES))
+    (done,) = crew.run(_weigh, [Job("late", "", (0, kept))])
+    assert done.result is not None
+    assert done.result[:2] == (0, KEPT_BYTES)
+    assert (tmp_path / "failed").is_file()
 
 
 def test_a_task_that_takes_what_is_kept_down_with_its_worker_is_done_again(

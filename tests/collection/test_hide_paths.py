@@ -14,6 +14,13 @@ def test_what_is_below_a_folder_is_told_by_its_name(tmp_path: Path) -> None:
     assert hide_paths("1/2 of it", [Path("/")]) == "1/2 of it"
 
 
+def test_a_folder_is_told_from_longer_names() -> None:
+    text = "layout/rife-v4 in out/models: out, out.d, outer and not /mnt/out/x; no out."
+    hidden = "layout/rife-v4 in models: out, out.d, outer and not /mnt/out/x; no out."
+    assert hide_paths(text, [Path("out")]) == hidden
+    assert hide_paths("rife-v4/x.pkl", [Path("v4")]) == "rife-v4/x.pkl"
+
+
 def test_a_folder_that_a_link_leads_to_is_hidden_too(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")

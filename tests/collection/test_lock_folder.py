@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from surgery.collection.lock_folder import HOLDER, LOCK, lock_folder
+from surgery.collection.lock_folder import HOLDER, LOCK, MODE, lock_folder
 from surgery.errors import SurgeryError
 
 HOLD = """
@@ -81,6 +82,44 @@ def test_one_process_does_not_lock_a_folder_twice(tmp_path: Path) -> None:
         # The first has it still.
         with pytest.raises(SurgeryError, match="in use"):
             _lock(tmp_path)
+
+
+def test_one_of_a_group_goes_on_where_another_stopped(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        _lock(tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / LOCK).stat().st_mode & 0o777 == MODE
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="leftovers are told by flock")
+def test_a_file_system_that_locks_nothing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(SurgeryError, match="cannot be locked"):
+        _lock(tmp_path)
+    assert not (tmp_path / HOLDER).exists()
+
+
+def test_what_was_done_stays_done_where_the_holder_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == HOLDER:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        remove(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        _lock(tmp_path)
+    _lock(tmp_path)
 
 
 def test_a_folder_that_cannot_be_locked_is_told(tmp_path: Path) -> None:

@@ -145,7 +145,14 @@ def test_files_of_somebody_in_the_place_of_a_model_stay(
     assert release.find_row(RECIPE, "key") is not None
 
 
-@pytest.mark.parametrize("stray", ["models/rife-v4.6", "archives/rife-v4.6.zip/mine.txt"])
+@pytest.mark.parametrize(
+    "stray",
+    [
+        "models/rife-v4.6",
+        "models/rife-v4.6/notes/mine.txt",
+        "archives/rife-v4.6.zip/mine.txt",
+    ],
+)
 def test_a_refusal_takes_no_file_of_somebody_away(tmp_path: Path, stray: str) -> None:
     release = Release(tmp_path / "release")
     path = release.folder / stray
@@ -154,6 +161,31 @@ def test_a_refusal_takes_no_file_of_somebody_away(tmp_path: Path, stray: str) ->
     row = release.refuse(RECIPE, "key", "it has no ensemble")
     assert release.find_row(RECIPE, "key") == row
     assert path.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_model_that_cannot_be_replaced_stays_stale(tmp_path: Path) -> None:
+    release = Release(tmp_path / "release")
+    row = release.store(RECIPE, "key", _make_product())
+    before = {path: path.read_bytes() for path in release.folder.rglob("*") if path.is_file()}
+    for stray in ("models/rife-v4.6/notes/mine.txt", "archives/rife-v4.6.zip/mine.txt"):
+        path = release.folder / stray
+        taken = path.parent.read_bytes() if path.parent.is_file() else None
+        if taken is not None:
+            path.parent.unlink()
+        path.parent.mkdir()
+        path.write_text("mine", encoding="utf-8")
+        with pytest.raises(OutputExists):
+            release.store(RECIPE, "new key", _make_product())
+        path.unlink()
+        path.parent.rmdir()
+        if taken is not None:
+            path.parent.write_bytes(taken)
+        assert {path: path.read_bytes() for path in before} == before
+    assert release.keep(RECIPE, "failed", "taken") == {
+        **row,
+        "status": "stale",
+        "reason": "taken",
+    }
 
 
 def test_a_model_that_cannot_be_made_at_the_moment_stays_stale(tmp_path: Path) -> None:

@@ -287,6 +287,7 @@ def test_the_name_that_vsmlrt_looks_for_is_known(
         ("4.26", 64, "vsmlrt-v1", False),
         ("4.22", 32, "vsmlrt-v1", False),
         ("", 64, "vsmlrt-v1", False),
+        ("4.1", 64, "vsmlrt-v1", False),
         ("of mine", 64, "vsmlrt-v1", False),
     ],
 )

@@ -14,12 +14,11 @@ from surgery.sources.architectures import find_architecture
 from surgery.sources.find_donor import find_donor, list_versions
 from surgery.sources.from_torch import export_hub
 from surgery.sources.stock import build_network
-from surgery.targets.check_tta import describe_tta
+from surgery.targets.check_tta import TtaKind, judge_tta
 from surgery.targets.make_ncnn import NcnnModel, NcnnOptions, make_ncnn
 from surgery.targets.runtimes import RUNTIMES, refuse_graph
 
 OFFICIAL = RUNTIMES["nihui"]
-AVERAGING = ("averages its flows", "averages the flows of its first 4 blocks")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +63,7 @@ def find_faults(graph: NcnnGraph, flows: tuple[str, ...], blocks: int) -> list[s
     faults = [refuse_graph(OFFICIAL, graph, min(OFFICIAL.paddings))]
     if flows != tuple(f"flow{index}" for index in range(blocks)):
         faults.append(f"{blocks} blocks, and the names {', '.join(flows) or 'none'}")
-    tta = describe_tta(graph)
-    if not tta.startswith(AVERAGING):
-        faults.append(f"TTA {tta}")
+    tta = judge_tta(graph)
+    if tta.kind is not TtaKind.FLOWS:
+        faults.append(f"TTA {tta.sentence}")
     return [fault for fault in faults if fault]
