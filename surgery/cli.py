@@ -637,7 +637,11 @@ def doctor(
     json: Annotated[bool, _flag("--json", does="Write JSON instead of sentences")] = False,
     force: ForceOption = False,
 ) -> None:
-    """Say what is wrong with a model folder, for each runtime; exit status 1 when there is."""
+    """Say what is wrong with a model folder, for each runtime.
+
+    The exit status is 1 when anything is, or is left after --fix, in any runtime; --runtime asks
+    about one.
+    """
     from surgery import doors
 
     if fix != (output is not None):

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from surgery.errors import FormatError, RuntimeRefused, SurgeryError, TruncatedFile
 from surgery.formats.ncnn_bin import read_weights
 from surgery.formats.ncnn_folder import (
@@ -49,6 +51,8 @@ from surgery.targets.runtimes import RUNTIMES, Runtime, find_refusals
 if TYPE_CHECKING:
     from surgery.hub.model import HubModel
 
+# Until it is there, nobody can tell what else can be repaired.
+MISSING_BIN = "missing bin"
 # Of two names, as difflib counts it: two letters that changed places in a short one.
 LEAST_LIKENESS = 0.85
 
@@ -192,7 +196,7 @@ def examine(folder: Path, runtimes: Sequence[Runtime] = ()) -> Examination:
 
 
 def _describe_unreadable(error: FormatError, names: tuple[str, ...]) -> Fault:
-    effect = "the layer is left out and the runtime dies of it"
+    effect = "what cannot be read is left out, and the runtime dies of it"
     return Fault("unreadable param", str(error), effect, names)
 
 
@@ -302,7 +306,8 @@ def mend_values(graph: NcnnGraph) -> int:
 
 def _examine_weights(graph: NcnnGraph, path: Path, names: tuple[str, ...]) -> Iterator[Fault]:
     if not path.is_file():
-        yield Fault("missing bin", f"{path.name} is missing", "it dies at the first frame", names)
+        what = f"{path.name} is missing; put the one that belongs to the .param beside it"
+        yield Fault(MISSING_BIN, what, "it dies at the first frame", names)
         return
     if _find_unknown_types(graph):
         return  # nobody here knows which weights they read; `_examine_output` says so
@@ -313,6 +318,12 @@ def _examine_weights(graph: NcnnGraph, path: Path, names: tuple[str, ...]) -> It
         effect = "builds of 2022 die at load, later ones compute with anything"
         yield Fault(kind, _without_folder(str(error), path), effect, names)
         return
+    for layer in graph.layers:
+        for name, values in layer.weights.items():
+            if count := int(np.count_nonzero(~np.isfinite(values))):
+                what = f"{layer.type} {layer.name}: {count} of {values.size} values of {name}"
+                effect = "frames turn black or white from there on"
+                yield Fault("values that are no numbers", what, effect, names)
     if read.trailing_bytes:
         what = f"{path.name}: {read.trailing_bytes} bytes are left after the last layer"
         effect = "ignored; the two files may not belong together"
@@ -430,7 +441,7 @@ def _find_padding(graph: NcnnGraph, hub: HubModel | None) -> int:
 
 
 # Faults that leave nothing to import: that no hub model could be made is a part of them.
-EXPLAIN_NO_IMPORT = {"missing bin", "short bin", "wrong bin", "broken graph", "unknown layer"}
+EXPLAIN_NO_IMPORT = {MISSING_BIN, "short bin", "wrong bin", "broken graph", "unknown layer"}
 
 
 def _examine_output(

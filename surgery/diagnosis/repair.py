@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from surgery.diagnosis.bound_values import bound_values
-from surgery.diagnosis.examine import Examination, Fault, mend_values
+from surgery.diagnosis.examine import MISSING_BIN, Examination, Fault, mend_values
 from surgery.engines import Sample
 from surgery.engines.ncnn import NcnnEngine
 from surgery.errors import ProofFailed, SurgeryError
@@ -77,6 +77,7 @@ def repair(examination: Examination, options: NcnnOptions, progress: Progress = 
             "'surgery convert' makes a new folder of this one"
         )
     hopeless = [one for one in examination.faults if _is_hopeless(one)]
+    hopeless = [one for one in hopeless if one.kind == MISSING_BIN] or hopeless
     if examination.graph is None or hopeless:
         listed = "\n".join(f"  {one.kind}: {one.what}" for one in hopeless)
         raise SurgeryError(f"{examination.folder} cannot be repaired:\n{listed}")

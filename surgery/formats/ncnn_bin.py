@@ -8,6 +8,7 @@ Source: ncnn modelbin.cpp (`ModelBinFromDataReader::load`) and each layer's `loa
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,10 +74,13 @@ def read_weights(graph: NcnnGraph, data: bytes | Path, source: str = "<bin>") ->
 
     Raises:
         TruncatedFile: the file ends before the last layer has its weights.
-        FormatError: the file is unreadable, or holds int8 or table-quantised weights.
+        FormatError: the file is unreadable, came of a download that failed, or holds int8 or
+            table-quantised weights.
     """
     if isinstance(data, Path):
-        source, data = str(data), _read_file(data)
+        path, source = data, str(data)
+        data = _read_file(path)
+        refuse_failed_download(data, path)
     reader = _Reader(data, source)
     for layer in graph.layers:
         layer.weights = {array.name: reader.read(layer, array) for array in list_weights(layer)}
@@ -91,6 +95,26 @@ def _read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from error
+
+
+# How what is no model begins, where a download brought something else.
+FAILED_DOWNLOADS = {
+    b"version https://git-lfs": "a pointer of Git LFS; run 'git lfs pull' where it came from",
+    b"<!doctype": "a page of HTML; download the file itself",
+    b"<html": "a page of HTML; download the file itself",
+}
+
+
+def refuse_failed_download(content: bytes, path: Path) -> None:
+    """Refuse what stands in the place of a `.param` or `.bin` that was not downloaded.
+
+    Raises:
+        FormatError: with what it is and what to do.
+    """
+    start = content[:64].removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    for beginning, what in FAILED_DOWNLOADS.items():
+        if start.startswith(beginning):
+            raise FormatError(f"{path}: {what}")
 
 
 class _Reader:

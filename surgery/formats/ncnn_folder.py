@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from surgery.errors import FormatError
-from surgery.formats.ncnn_bin import WeightsRead, read_weights, write_weights
+from surgery.formats.ncnn_bin import (
+    WeightsRead,
+    read_weights,
+    refuse_failed_download,
+    write_weights,
+)
 from surgery.formats.ncnn_param import MAX_FILE_CHARACTERS, NcnnGraph, parse, render
 from surgery.output import new_folder
 
@@ -50,9 +55,12 @@ def require_files(
         file for file, end in files.items() if end in endings and not (folder / file).is_file()
     ]
     if lacking:
+        advice = "give the path of one"
+        if len(lacking) < len(files) and all(files[file] == BIN for file in lacking):
+            advice = "put the weights that belong to the .param beside it"
         raise FormatError(
             f"{folder}: {_describe_lack(folder, lacking)}; a model folder holds "
-            f"{' and '.join(files)}: give the path of one"
+            f"{' and '.join(files)}: {advice}"
         )
 
 
@@ -68,13 +76,16 @@ def read_param_text(path: Path) -> str:
     """The text of a `.param`.
 
     Raises:
-        FormatError: the file is missing, too large, or no UTF-8 text.
+        FormatError: the file is missing, too large, no UTF-8 text, or came of a download that
+            failed.
     """
     try:
         size = path.stat().st_size
         if size > MAX_FILE_CHARACTERS:
             raise FormatError(f"{path}: {size} bytes; at most {MAX_FILE_CHARACTERS} are read")
-        return path.read_bytes().decode()
+        content = path.read_bytes()
+        refuse_failed_download(content, path)
+        return content.decode()
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -86,8 +86,8 @@ def _check_tensor(tensor: onnx.TensorProto, name: str) -> Iterator[str]:
 
     if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
         yield (
-            f"tensor {name!r} lies in external data; save the model as one file (onnx.save without "
-            "save_as_external_data)"
+            f"tensor {name!r} lies in external data; save the model as one file: "
+            "torch.onnx.export(..., external_data=False), or onnx.save(onnx.load(path), path)"
         )
         return
     if len(tensor.dims) > MAX_RANK or any(size < 0 for size in tensor.dims):

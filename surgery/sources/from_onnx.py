@@ -70,7 +70,8 @@ def lift_model(model: onnx.ModelProto, *, label: str) -> HubModel:
         ProofFailed: the hub model does not compute what the file does.
     """
     graph = open_foreign(model)
-    original = export(graph) if _holds_half(model) else model
+    holds_half = _holds_half(model)
+    original = export(graph) if holds_half else model
     unpacked = unpack_inputs(graph)
     placeholders = undo_placeholders(graph)
     exported = export(graph)
@@ -93,9 +94,12 @@ def lift_model(model: onnx.ModelProto, *, label: str) -> HubModel:
         }
         | known
     )
+    notes = []
     if placeholders:
-        note = f"{placeholders} powers of two tensors were read as the placeholders of warps"
-        lifted.replace_metadata(baked=(*lifted.metadata.baked, note))
+        notes.append(f"{placeholders} powers of two tensors were read as the placeholders of warps")
+    if holds_half:
+        notes.append("the file is fp16: its weights are rounded, and computed with in fp32")
+    lifted.replace_metadata(baked=(*lifted.metadata.baked, *notes))
     closed = lifted.to_onnx()
     verify_hub(closed)
     for one in observations:

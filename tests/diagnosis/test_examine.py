@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from surgery.diagnosis.examine import Examination, examine
+from surgery.diagnosis.examine import MISSING_BIN, Examination, examine
 from surgery.diagnosis.repair import repair
 from surgery.errors import RuntimeRefused, SurgeryError
 from surgery.formats.ncnn_bin import write_weights
@@ -212,9 +212,24 @@ def test_a_fault_of_the_weights_is_named(
     assert kinds(examine(good)) == {kind}
 
 
+def test_values_that_are_no_numbers_are_named(
+    graph: NcnnGraph, tmp_path: Path, write: WriteFolder
+) -> None:
+    folder = write(tmp_path / "rife-v4.6", graph)
+    weights = bytearray((folder / "flownet.bin").read_bytes())
+    weights[4:8] = np.float32("nan").tobytes()
+    (folder / "flownet.bin").write_bytes(weights)
+    found = examine(folder)
+    (fault,) = [one for one in found.faults if one.kind == "values that are no numbers"]
+    assert " 1 of " in fault.what
+    assert set(fault.runtimes) == set(RUNTIMES)
+    assert not fault.repairable
+    assert all(found.verdicts().values())
+
+
 def test_missing_files_are_told_apart(good: Path, tmp_path: Path) -> None:
     (good / "flownet.bin").unlink()
-    assert kinds(examine(good)) == {"missing bin"}
+    assert kinds(examine(good)) == {MISSING_BIN}
     with pytest.raises(SurgeryError, match=r"no flownet\.param in it"):
         examine(tmp_path)
 

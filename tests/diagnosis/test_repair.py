@@ -143,6 +143,17 @@ def test_what_cannot_be_mended_is_refused(fault: str, good: Path) -> None:
         repair(examine(good), NcnnOptions())
 
 
+def test_weights_are_asked_for_before_anything_else_is_told(good: Path) -> None:
+    change_text(good, lambda text: text.replace("Sigmoid ", "TanH "))
+    (good / "flownet.bin").unlink()
+    examination = examine(good)
+    assert len(examination.faults) > 1
+    with pytest.raises(SurgeryError, match="cannot be repaired") as caught:
+        repair(examination, NcnnOptions())
+    (line,) = str(caught.value).splitlines()[1:]
+    assert "put the one that belongs to the .param beside it" in line
+
+
 def test_a_repair_that_changes_the_picture_is_not_given_out(
     add_beta: NcnnGraph, tmp_path: Path, write: WriteFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from surgery.errors import FormatError, OutputExists, SurgeryError
-from surgery.formats.ncnn_folder import read_model, write_model
+from surgery.formats.ncnn_folder import read_model, require_files, write_model
 from surgery.formats.ncnn_param import Layer, NcnnGraph
 from surgery.formats.ncnn_random import fill_random_weights
 from surgery.formats.ncnn_splits import insert_splits
@@ -75,6 +75,35 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     for file in ("flownet.param", "flownet.bin"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert b"\r" not in (tmp_path / "a" / "flownet.param").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\xef\xbb\xbf<!DOCTYPE html><html></html>", "a page of HTML"),
+        (b"\n <html></html>", "a page of HTML"),
+    ],
+)
+@pytest.mark.parametrize("name", ["flownet.param", "flownet.bin"])
+def test_what_a_failed_download_left_is_named(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    graph = _make_graph()
+    fill_random_weights(graph, seed=0)
+    write_model(tmp_path / "out", graph)
+    (tmp_path / "out" / name).write_bytes(content)
+    with pytest.raises(FormatError, match=f"{name}: .*{words}"):
+        read_model(tmp_path / "out")
+
+
+def test_weights_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
+    graph = _make_graph()
+    fill_random_weights(graph, seed=0)
+    write_model(tmp_path / "out", graph)
+    (tmp_path / "out" / "flownet.bin").unlink()
+    with pytest.raises(FormatError, match=r"no flownet\.bin in it.*put the weights .* beside it"):
+        require_files(tmp_path / "out")
 
 
 def test_an_existing_folder_is_replaced_only_on_demand(tmp_path: Path) -> None:

@@ -234,6 +234,15 @@ def test_what_was_lowered_is_lifted_again(layout: str, fp16: bool) -> None:
     lifted = assert_lifts(lowered, add_base_grid, LOWERED_FP16 if fp16 else EXACT_REWRITE)
     assert (lifted.metadata.version, lifted.metadata.donor) == ("4.99", "tiny:4.99")
     assert {one.name for one in lifted.graph.inputs} == {"in0", "in1", "in2"}
+    assert any("the file is fp16" in note for note in lifted.metadata.baked) is fp16
+
+
+def test_a_timestep_that_is_no_plane_is_refused_with_what_is_one() -> None:
+    model = export(TinyNetwork(add_base_grid))
+    timestep = model.graph.input[-1]
+    del timestep.type.tensor_type.shape.dim[1:]
+    with pytest.raises(HubError, match=r"a timestep as \[1, 1, H, W\] or \[1, 1, 1, 1\]"):
+        lift_model(model, label="tiny")
 
 
 def test_an_identity_at_the_output_goes_whoever_reads_sizes_before_it() -> None:

@@ -142,7 +142,7 @@ def _channels(tensor: gs.Tensor) -> int:
     if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
         raise HubError(
             f"input {tensor.name} has the shape {shape}; [1, channels, H, W] with a number of "
-            "channels is accepted"
+            "channels is accepted (a timestep as [1, 1, H, W] or [1, 1, 1, 1]); export it again so"
         )
     return shape[1]
 
