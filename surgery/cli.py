@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from surgery.errors import SurgeryError
+from surgery.progress import silent, tell_at_most
 
 if TYPE_CHECKING:
     import logging
@@ -40,6 +41,8 @@ RUNTIMES = ("nihui", "nihui-memorydata", "tntwise", "wheel", "vapoursynth", "vid
 
 # Of one kind; who reads them all asks for JSON.
 SHOWN_FAULTS = 3
+# Seconds from one line of a log to the next: trials are many, and end all the time.
+SCORE_LOG = 30.0
 
 
 class State:
@@ -195,15 +198,22 @@ def _start_log() -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Show the step that runs: a line with -v, a spinner on a terminal, otherwise nothing."""
+def _progress(*, log_every: float | None = None) -> Iterator[Callable[[str], None]]:
+    """Show the step that runs: a line with -v, a spinner on a terminal, otherwise nothing.
+
+    What takes long enough for a log to be followed gives `log_every`: seconds from one line to the
+    next, where there is no terminal.
+    """
     if State.verbose:
         import logging
 
         yield logging.getLogger("surgery").info
         return
-    if State.quiet or not sys.stderr.isatty():
-        yield lambda message: None
+    if State.quiet:
+        yield silent
+        return
+    if not sys.stderr.isatty():
+        yield silent if log_every is None else tell_at_most(_announce, every=log_every)
         return
     from rich.console import Console
     from rich.markup import escape
@@ -687,7 +697,7 @@ def collect(
     """Convert and prove many models; one release folder. Exit status 1 when one is missing."""
     from surgery.collection.collect import collect as collect_models
 
-    with _progress() as progress:
+    with _progress(log_every=0.0) as progress:
         made = collect_models(
             manifest,
             output,
@@ -702,8 +712,11 @@ def collect(
             _say(f"{row['name']}: {row['status']}: {row['reason']}")
     counts = ", ".join(f"{count} {status}" for status, count in sorted(made.count().items()))
     _say(f"{output}: {counts}; {len(made.done)} of them worked on now")
-    for name in made.strangers:
-        _say(f"  {name} is not in the manifest any more; remove it by hand if it is not wanted")
+    for name, files in made.strangers.items():
+        _say(
+            f"  {name} is not in the manifest any more; if it is not wanted, remove from {output}: "
+            + ", ".join(files)
+        )
     if not made.is_complete:
         raise typer.Exit(1)
 
@@ -753,7 +766,7 @@ def score(
     """Measure models and their donors on footage whose frames in between are known."""
     from surgery.collection.score import score as score_models
 
-    with _progress() as progress:
+    with _progress(log_every=SCORE_LOG) as progress:
         found = score_models(
             models,
             dataset,

@@ -35,13 +35,14 @@ class Collection:
         folder: the release folder.
         rows: one for each model, as the index tells them.
         done: the names of those that were worked on in this run.
-        strangers: names of models in the folder that the manifest does not ask for.
+        strangers: models in the folder that the manifest does not ask for, by name: what there
+            is of each, relative to the folder.
     """
 
     folder: Path
     rows: list[Row]
     done: list[str]
-    strangers: list[str]
+    strangers: dict[str, list[str]]
 
     @property
     def is_complete(self) -> bool:
@@ -191,10 +192,13 @@ def _work(
     send: bool,
     progress: Progress,
 ) -> None:
-    progress(f"converting {len(waiting)} model(s) on {crew.count_workers()} worker(s)")
+    count, total = len(waiting), len(ledger.list_rows())
+    models = f"{total} model{'s' if total > 1 else ''}"
+    known = f"{count} of " if count < total else ""
+    progress(f"{known}{models}, {min(count, crew.count_workers())} at a time")
     jobs = ledger.list_jobs(waiting, send)
     for number, done in enumerate(crew.run(make_model, jobs), start=1):
         row = ledger.note(done)
         # The reason of a refusal comes in the end: this line stands while others are at work.
-        progress(f"[{number}/{len(waiting)}] done, last: {row['name']}, {row['status']}")
+        progress(f"[{number}/{count}] {row['name']}: {row['status']}")
     ledger.publish()

@@ -13,8 +13,8 @@
     name = "rife-v4.26-{run}"
     precision = ["fp16", "fp32"]
 
-Every key but `title` and `name` takes one value or a list; each combination is one model. Paths are
-relative to the manifest.
+Every key but `title`, `arch` and `name` takes one value or a list; each combination is one
+model. Paths are relative to the manifest.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from surgery.collection.tell_faults import tell_faults
 from surgery.errors import SurgeryError
 
 if sys.version_info >= (3, 11):
@@ -116,14 +117,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        faults = "\n".join(f"  {_name_place(one['loc'])}: {one['msg']}" for one in error.errors())
+        listed = tell_faults(content, [dict(one) for one in error.errors()])
+        faults = "\n".join(f"  {fault}" for fault in listed)
         keys = ", ".join(Entry.model_fields)
         raise SurgeryError(
             f"{path} is no manifest:\n{faults}\nAccepted: title, and [[models]] with {keys}"
         ) from error
-
-
-def _name_place(place: tuple[int | str, ...]) -> str:
-    """`models[1].donor`, of what pydantic makes of it; models are counted from 1."""
-    parts = [f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in place]
-    return "".join(parts).lstrip(".") or "the manifest"

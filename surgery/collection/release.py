@@ -75,15 +75,15 @@ class Release:
 
     def find_row(self, recipe: Recipe, key: str) -> Row | None:
         """What is known of a model that was done under this key; None for one to be done."""
-        record = self._read_record(recipe)
+        record = self._read_record(recipe.name)
         if record is None or record["key"] != key:
             return None
         row: Row = record["row"]
         return row
 
-    def _read_record(self, recipe: Recipe) -> dict[str, Any] | None:
+    def _read_record(self, name: str) -> dict[str, Any] | None:
         """The record of a model; None where there is none, or where it tells of other files."""
-        record: dict[str, Any] | None = read_record(self._locate_record(recipe.name))
+        record: dict[str, Any] | None = read_record(self._locate_record(name))
         try:
             is_whole = record is not None and self._is_record(record)
         except (KeyError, TypeError, AttributeError):
@@ -155,16 +155,30 @@ class Release:
 
     def keep(self, recipe: Recipe, status: str, reason: str) -> Row:
         """Tell why a model cannot be made at the moment; one that was made once stays, stale."""
-        record = self._read_record(recipe)
+        record = self._read_record(recipe.name)
         if record is None or record["row"]["status"] != MADE:
             return describe_recipe(recipe, status, reason)
         return {**record["row"], "status": STALE, "reason": reason}
 
-    def find_strangers(self, recipes: Sequence[Recipe]) -> list[str]:
-        """The names of models that were made once and that the manifest asks for no more."""
+    def find_strangers(self, recipes: Sequence[Recipe]) -> dict[str, list[str]]:
+        """The models that were made once and that the manifest asks for no more.
+
+        Each by its name, with what there is of it, relative to the release folder. One that was
+        refused is none: whatever lies in its place is somebody's.
+        """
         known = {recipe.name for recipe in recipes}
-        records = sorted((self.folder / RECORDS).glob("*.json"))
-        return [path.stem for path in records if path.stem not in known]
+        found = {}
+        for record in sorted((self.folder / RECORDS).glob("*.json")):
+            name = record.stem
+            places = [path for path in self._locate(name) if path.exists()]
+            if name in known or not places or self._is_refused(name):
+                continue
+            found[name] = [one.relative_to(self.folder).as_posix() for one in (*places, record)]
+        return found
+
+    def _is_refused(self, name: str) -> bool:
+        record = self._read_record(name)
+        return record is not None and record["row"]["status"] == REFUSED
 
     def write_index(self, title: str, rows: Sequence[Row]) -> None:
         """Write the index and its page."""

@@ -155,7 +155,7 @@ def test_a_model_whose_donor_is_away_stays_and_is_called_stale(folder: Path, cre
 def test_a_model_that_is_asked_for_no_more_is_named(folder: Path, crew: Crew) -> None:
     shutil.rmtree(folder / "donors" / "two")
     again = _collect(folder, crew)
-    assert again.strangers == ["rife-v4-two"]
+    assert list(again.strangers) == ["rife-v4-two"]
     assert [row["name"] for row in again.rows] == ["rife-v4-one", "rife-v4-missing"]
 
 
@@ -176,6 +176,36 @@ def test_the_command_tells_what_there_is_and_fails_for_what_there_is_not(
     assert result.exit_code == 1
     assert "rife-v4-missing: refused: weights no.pkl: no such file" in result.output
     assert "2 made, 1 refused; 0 of them worked on now" in result.output
+    assert "any more" not in result.output
+
+
+def test_the_command_names_what_to_remove_of_a_model_that_is_asked_for_no_more(
+    folder: Path, crew: Crew
+) -> None:
+    shutil.rmtree(folder / "donors" / "two")
+    arguments = ["collect", folder / "manifest.toml", "-o", folder / "release"]
+    arguments += ["--scheduler", crew.address]
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert (
+        f"rife-v4-two is not in the manifest any more; if it is not wanted, remove from "
+        f"{folder / 'release'}: models/rife-v4-two, archives/rife-v4-two.zip, "
+        "proofs/rife-v4-two.json, .records/rife-v4-two.json\n"
+    ) in result.stdout
+
+
+def test_a_log_gets_a_line_for_every_model_that_is_finished(
+    folder: Path, crew: Crew, write_tiny_model: Writer
+) -> None:
+    write_tiny_model(folder / "donors" / "two", 9)
+    arguments = ["collect", folder / "manifest.toml", "-o", folder / "release"]
+    arguments += ["--scheduler", crew.address]
+    command = [str(one) for one in arguments]
+    result = CliRunner().invoke(app, command)
+    lines = result.stderr.splitlines()
+    assert lines[-2:] == ["1 of 3 models, 1 at a time", "[1/1] rife-v4-two: made"]
+    assert "[1/1]" not in result.stdout
+    assert CliRunner().invoke(app, command).stderr != ""
+    assert CliRunner().invoke(app, [*command, "-q"]).stderr == ""
 
 
 def test_the_command_announces_the_dashboard_beside_what_it_puts_out(
@@ -183,7 +213,7 @@ def test_the_command_announces_the_dashboard_beside_what_it_puts_out(
 ) -> None:
     def announce_alone(*paths: Path, announce: Progress, **options: object) -> Collection:
         announce("the dashboard is at http://host:8787/status")
-        return Collection(tmp_path, [], [], [])
+        return Collection(tmp_path, [], [], {})
 
     monkeypatch.setattr("surgery.collection.collect.collect", announce_alone)
     result = CliRunner().invoke(app, ["collect", "models.toml", "-o", str(tmp_path)])
@@ -225,4 +255,4 @@ def test_a_release_that_another_client_works_on_is_left_alone(folder: Path, crew
     ):
         _collect(folder, crew)
     assert _hash(folder / "release") == before
-    assert _collect(folder, crew).strangers == ["rife-v4-two"]
+    assert list(_collect(folder, crew).strangers) == ["rife-v4-two"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from surgery.collection.manifest import Manifest, read_manifest
+from surgery.collection.manifest import Entry, Manifest, read_manifest
 from surgery.errors import SurgeryError
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+KEY = re.compile(r"^\| `(\w+)` \| ", re.MULTILINE)
 
 
 def _read(folder: Path, text: str) -> Manifest:
@@ -33,6 +37,7 @@ def test_all_that_is_wrong_is_listed_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(SurgeryError) as caught:
         _read(tmp_path, text)
     message = str(caught.value)
+    assert len(message.splitlines()) == 6
     for part in ("models[2].donor", "models[2].precision", "models[2].scales", "models[3]"):
         assert part in message
     assert "models[1]" not in message
@@ -44,7 +49,7 @@ def test_all_that_is_wrong_is_listed_with_its_place(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("models = 1", "models"),
-        ("title = 'nothing'", "models: Field required"),
+        ("title = 'nothing'", "there is no model; write [[models]]"),
         ("[[models]\n", "is not TOML"),
         ("[[models]]\ndonor = []\n", "models[1].donor"),
     ],
@@ -58,3 +63,10 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str, words: str) -
 def test_a_manifest_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SurgeryError, match="No such file"):
         read_manifest(tmp_path / "no.toml")
+
+
+def test_the_readme_lists_every_key_of_a_model() -> None:
+    text = README.read_text(encoding="utf-8")
+    section = text[text.index("\n## A whole collection") : text.index("\n## In Python")]
+    assert KEY.findall(section) == list(Entry.model_fields)
+    assert KEY.findall("| `donor` | a |\n| donor | b |\n") == ["donor"]

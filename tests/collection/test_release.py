@@ -211,8 +211,21 @@ def test_a_model_that_cannot_be_made_at_the_moment_stays_stale(tmp_path: Path) -
 def test_models_that_nobody_asks_for_are_named(tmp_path: Path) -> None:
     release = Release(tmp_path / "release")
     release.store(RECIPE, "key", _make_product())
-    assert release.find_strangers([RECIPE]) == []
-    assert release.find_strangers([]) == ["rife-v4.6"]
+    assert release.find_strangers([RECIPE]) == {}
+    places = ["models/rife-v4.6", "archives/rife-v4.6.zip", "proofs/rife-v4.6.json"]
+    record = ".records/rife-v4.6.json"
+    assert release.find_strangers([]) == {"rife-v4.6": [*places, record]}
+    (release.folder / places[1]).unlink()
+    assert release.find_strangers([]) == {"rife-v4.6": [places[0], places[2], record]}
+
+
+def test_a_model_that_was_never_made_is_no_stranger(tmp_path: Path) -> None:
+    release = Release(tmp_path / "release")
+    release.refuse(RECIPE, "key", "it has no ensemble")
+    assert release.find_strangers([]) == {}
+    # Not even where somebody's files have its name.
+    (release.folder / "models" / "rife-v4.6").mkdir(parents=True)
+    assert release.find_strangers([]) == {}
 
 
 def test_another_folder_is_not_taken_for_a_release(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from surgery.engines.frames import read_png, write_png
 from surgery.engines.ncnn_networks import NcnnNetworksEngine
 from surgery.engines.torch import TorchEngine
 from surgery.errors import FormatError, OutputExists, SurgeryError
+from surgery.progress import Progress
 from surgery.proof.inputs import make_samples
 from surgery.proof.tolerances import SCORE_FP16, SCORE_FP32, SCORE_PLAIN_LOOP, SCORE_SSIM
 from surgery.proof.validate import Validation
@@ -266,6 +267,18 @@ def test_a_task_carries_no_file_of_its_contender(
     assert [sent for _, sent in given] == [{}]
 
 
+def test_a_log_gets_no_line_for_every_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*_: object, progress: Progress, **options: object) -> None:
+        for number in range(9):
+            progress(f"{number} trials measured")
+        raise SurgeryError("no figures")
+
+    monkeypatch.setattr("surgery.collection.score.score", measure)
+    result = CliRunner().invoke(app, ["score", "rife-v4", "--dataset", "frames"])
+    assert str(result.exception) == "no figures"
+    assert result.stderr == "0 trials measured\n"
+
+
 def test_the_command_shows_every_contender(
     shelf: Path, found: Score, crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,7 +294,7 @@ def test_the_command_shows_every_contender(
     assert "worst clips" in result.output
     assert max(map(len, result.stdout.splitlines())) <= 80
     # Not on a line that the next step overwrites, and not in what the command puts out.
-    assert result.stderr == f"the dashboard is at {page}\n"
+    assert f"the dashboard is at {page}" in result.stderr.splitlines()
     assert page not in result.stdout
     told = CliRunner().invoke(app, [*map(str, arguments), "--json"])
     assert told.stdout == (shelf / "scores" / "score.json").read_text(encoding="utf-8")
