@@ -756,7 +756,7 @@ def score(
         typer.Option(
             *("-o", "--output"),
             metavar="DIR",
-            help="A folder for figures, page, and what to go on from",
+            help="A folder for one dataset's figures, page, and what to go on from",
         ),
     ] = None,
     scheduler: SchedulerOption = None,
@@ -788,6 +788,8 @@ def score(
         typer.echo(found.to_json(), nl=False)
     else:
         _show_score(found)
+        if output is not None:
+            _say(f"{found.measured} frames measured now, {found.reused} known before")
     if found.faults or any(one.total is None for one in found.standings):
         raise typer.Exit(1)
 

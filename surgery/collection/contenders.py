@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.collection.crew import hash_tools, limit_threads
-from surgery.collection.plan import hash_file, tell_fault
+from surgery.collection.plan import HUB_SUFFIX, hash_file, tell_fault
 from surgery.collection.release import INDEX, MADE, MODELS
 from surgery.engines import Engine
 from surgery.errors import DonorError, FormatError, SurgeryError
@@ -198,6 +198,7 @@ def _specify(
     random_weights: int | None,
     scale: float | None,
 ) -> DonorSpec:
+    _refuse_graphs(facts, donor)
     named = str(facts.get("donor", ""))
     text = donor or named.removesuffix(BOTH_STAGES)
     if donor is None and not text.startswith(PREFIX):
@@ -222,6 +223,26 @@ def _specify(
     if spec.seed is not None or not weights:
         return spec
     return dataclasses.replace(spec, weights=_choose_weights(spec, label, weights))
+
+
+def _refuse_graphs(facts: Mapping[str, Any], donor: str | None) -> None:
+    """Refuse donors that are no source: torch runs none of them.
+
+    Raises:
+        DonorError: the donor that is given, or the one that the folder was made of, is such.
+    """
+    from surgery.sources import from_ncnn, from_onnx
+
+    kinds = {from_onnx.EXPORTER: "an ONNX", from_ncnn.EXPORTER: "a model folder"}
+    is_onnx = donor is not None and Path(donor).suffix.lower() == HUB_SUFFIX
+    kind = kinds.get(from_onnx.EXPORTER if is_onnx else str(facts.get("exporter")))
+    if kind is None or (donor is not None and not is_onnx):
+        return
+    subject = f"what it was made of, {facts.get('donor')!r}," if donor is None else donor
+    raise DonorError(
+        f"{subject} is {kind}, which score does not run in torch: the folder is scored alone; "
+        f"'surgery validate {donor or 'THAT'} FOLDER' compares the two"
+    )
 
 
 def _choose_weights(spec: DonorSpec, label: str, weights: Sequence[Path]) -> Path:
@@ -347,8 +368,8 @@ def _open_torch(contender: Contender, spec: DonorSpec) -> Engine:
     ):
         if wanted and wanted != found:
             raise DonorError(
-                f"{spec.label}: its {what} are not those that the model was made of; give the "
-                "ones that are, or convert again"
+                f"its {what} are not those that the model was made of; give the ones that are, or "
+                "convert again"
             )
     return TorchEngine(opened.network)
 

@@ -27,6 +27,8 @@ Picture: TypeAlias = "Path | np.ndarray"
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEOS = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".y4m", ".m4v", ".mpg", ".ts"})
+# Every other frame is left out by default, and less cannot be.
+EVERY = 2
 # Source: the Vimeo-90K README; tri_ is for triplets, sep_ for septuplets.
 VIMEO_FRAMES = "sequences"
 TRIPLET = ("im1.png", "im2.png", "im3.png")
@@ -74,12 +76,14 @@ class Layout:
         expects: what it is known by, in words.
         matches: whether a path looks like it.
         read: yields the clips of a path; the number says that one of so many frames is given.
+        is_cut: whether that number matters, clips being cut from longer sequences.
     """
 
     name: str
     expects: str
     matches: Callable[[Path], bool]
     read: Callable[[Path, int], Iterator[Clip]]
+    is_cut: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Dataset:
 
     path: Path
     layout: Layout
-    every: int = 2
+    every: int = EVERY
     limit: int | None = None
 
     def read(self) -> Iterator[Clip]:
@@ -104,7 +108,7 @@ class Dataset:
 
 
 def open_dataset(
-    path: Path, layout: str | None = None, *, every: int = 2, limit: int | None = None
+    path: Path, layout: str | None = None, *, every: int = EVERY, limit: int | None = None
 ) -> Dataset:
     """Recognise a dataset, or take it for what `layout` says.
 
@@ -115,7 +119,7 @@ def open_dataset(
     expected = "\n".join(f"  {one.name}: {one.expects}" for one in LAYOUTS.values())
     if not path.exists():
         raise SurgeryError(f"--dataset {path}: no such folder or video; accepted:\n{expected}")
-    if every < 2:
+    if every < EVERY:
         raise SurgeryError(f"--every {every}; 2 leaves every other frame out, and is the least")
     if layout is not None and layout not in LAYOUTS:
         raise SurgeryError(f"layout {layout!r}; accepted: {', '.join(LAYOUTS)}")
@@ -125,7 +129,9 @@ def open_dataset(
         else next((one for one in LAYOUTS.values() if one.matches(path)), None)
     )
     if chosen is None:
-        raise SurgeryError(f"--dataset {path} looks like no dataset; accepted:\n{expected}")
+        raise SurgeryError(
+            f"--dataset {path} looks like no dataset{_name_above(path)}; accepted:\n{expected}"
+        )
     dataset = Dataset(path, chosen, every, limit)
     lacking: list[Picture] = []
     fault = ""
@@ -138,7 +144,30 @@ def open_dataset(
         raise SurgeryError(fault)
     if lacking:
         raise SurgeryError(f"--dataset {path}: no clip is whole; {lacking[0]} is not there")
-    raise SurgeryError(f"--dataset {path} has no clip; {chosen.name} is {chosen.expects}")
+    raise SurgeryError(f"--dataset {path} has no clip{_name_above(path)}; {_tell_need(dataset)}")
+
+
+def _name_above(path: Path) -> str:
+    """The folder that was meant, where its sequences are named instead."""
+    above = path.resolve().parent
+    is_inside = path.resolve() == above / VIMEO_FRAMES and _is_vimeo(above)
+    return f"; give the folder above, {above}" if is_inside else ""
+
+
+def _tell_need(dataset: Dataset) -> str:
+    """What a dataset without a clip lacks."""
+    layout, every = dataset.layout, dataset.every
+    expected = f"{layout.name} is {layout.expects}"
+    if not layout.is_cut:
+        return expected
+    need = f"--every {every}{', the default,' if every == EVERY else ''} takes {every + 1} in a row"
+    # Of two frames in a row each: one less than there are frames.
+    pairs = Counter(clip.group for clip in layout.read(dataset.path, 1))
+    if not pairs:
+        return f"{expected}; {need}"
+    longest = max(pairs.values()) + 1
+    found = f"its longest sequence has {longest} frames, and {need}"
+    return f"{found}; a smaller --every takes fewer" if longest > EVERY else found
 
 
 def load_picture(picture: Picture) -> np.ndarray:
@@ -163,7 +192,7 @@ def measure_picture(picture: Picture) -> tuple[int, int]:
     try:
         with Image.open(picture) as opened:
             width, height = opened.size
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise SurgeryError(f"{picture} is not a picture: {error}") from error
     return width, height
 
@@ -359,12 +388,13 @@ LAYOUTS: dict[str, Layout] = {
             _is_snu_film,
             _read_snu_film,
         ),
-        Layout("video", "a video file, or a folder of some", _is_video, _read_video),
+        Layout("video", "a video file, or a folder of some", _is_video, _read_video, is_cut=True),
         Layout(
             "frames",
             "pictures that follow one another by name, or folders of such",
             _is_frames,
             _read_frames,
+            is_cut=True,
         ),
     )
 }

@@ -7,13 +7,15 @@ each frame, and the mean of those.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from surgery.collection.contenders import Contender, open_engine
-from surgery.collection.datasets import Clip, Picture, load_picture
+from surgery.collection.datasets import Clip, Picture, load_picture, measure_picture
 from surgery.engines import Engine, Sample
 from surgery.engines.frames import from_8bit, to_8bit
 from surgery.errors import SurgeryError
@@ -87,11 +89,38 @@ def find_fault(clip: Clip) -> str:
     if clip.fault:
         return clip.fault
     try:
-        shapes = {load_picture(picture).shape for picture in clip.pictures}
+        for picture in clip.pictures:
+            load_picture(picture)
+        return find_odd_size(clip)
     except SurgeryError as error:
         return str(error)
-    sizes = ", ".join(sorted(f"{width}x{height}" for _, _, height, width in shapes))
-    return f"its pictures differ in size: {sizes}" if len(shapes) > 1 else ""
+
+
+def find_odd_size(clip: Clip) -> str:
+    """Which picture of a clip is of another size than most; empty where all are of one.
+
+    Raises:
+        SurgeryError: a file is absent or no picture.
+    """
+    sizes = [measure_picture(picture) for picture in clip.pictures]
+    ((usual, _), *others) = Counter(sizes).most_common()
+    if not others:
+        return ""
+    times = (0, *(timestep for timestep, _ in clip.truths), 1)
+    odd, like = (
+        next(place for place, size in enumerate(sizes) if (size == usual) is is_usual)
+        for is_usual in (False, True)
+    )
+    (one, other) = (
+        f"{_name(clip.pictures[place], times[place])} is {width}x{height}"
+        for place in (odd, like)
+        for width, height in [sizes[place]]
+    )
+    return f"{one}, and {other}; pictures of one size are accepted"
+
+
+def _name(picture: Picture, timestep: float) -> str:
+    return picture.name if isinstance(picture, Path) else f"the frame at t = {timestep:g}"
 
 
 def run_clips(trial: Trial) -> list[list[np.ndarray]]:

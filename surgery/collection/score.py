@@ -24,7 +24,14 @@ from surgery.collection.datasets import (
     open_dataset,
 )
 from surgery.collection.lock_folder import lock_folder
-from surgery.collection.measure_clips import Figure, Measured, Trial, measure_clips, run_clips
+from surgery.collection.measure_clips import (
+    Figure,
+    Measured,
+    Trial,
+    find_odd_size,
+    measure_clips,
+    run_clips,
+)
 from surgery.collection.memory import count_folder
 from surgery.collection.plan import hash_file
 from surgery.collection.read_record import read_record
@@ -40,7 +47,7 @@ if TYPE_CHECKING:
 
 # A task takes clips up to so many pixels: opening a model is then a small part of it.
 TRIAL_PIXELS = 16 * 256 * 256
-RESULTS = ".results"
+RESULTS, DATASET = ".results", "dataset.json"
 FACTS, PAGE = "score.json", "score.html"
 WORST = 4
 # A place in the dataset, what is to be done there, and the contender's files by name: these are
@@ -95,30 +102,39 @@ def score(
         dataset: a folder in one of the layouts of `surgery.collection.datasets`, or a video.
         donor: of every model; None for those that the folders name.
         weights: checkpoints of the donors, told apart by what the folders say of their tensors;
-            models of random weights need none.
+            models of random weights need none, and one that belongs to no model is told.
         random_weights: the seed of random weights of every donor; None for what the folders say.
         scale: of the flow in every donor; None for what the folders say.
         layout: how the dataset is arranged; None to recognise it.
         every: of a sequence, give one of so many frames and ask for those between.
         limit: how many clips to take; None for all.
-        output: a folder for the figures, a page with the worst clips, and results to go on from.
+        output: a folder for the figures of one dataset, a page with the worst clips, and results
+            to go on from.
         worst: how many clips the page shows.
         scheduler: the address of a Dask scheduler; None starts workers on this machine.
         shared: the scheduler's workers see the same paths; otherwise files are sent along.
         workers: how many to start here; None for as many as cores and memory allow.
         progress: called with one line for each step.
-        announce: called with the address of the scheduler's page, where it has one.
+        announce: called with the address of the scheduler's page, where it has one, and with what
+            was given in vain.
 
     Raises:
-        SurgeryError: no folder is a model, the dataset is none, another process works on the
-            output, or there are no workers.
+        SurgeryError: no folder is a model, the dataset is none, weights are not there, the output
+            is another dataset's or another process works on it, or there are no workers.
     """
     folders, checkpoints = [Path(one) for one in models], [Path(one) for one in weights]
     dataset, output = Path(dataset), to_path(output)
+    for path in checkpoints:
+        if not path.exists():
+            raise SurgeryError(
+                f"--weights {path}: no such file or folder; name the checkpoint of a donor, or "
+                "leave it out for models of random weights"
+            )
     opened = open_dataset(dataset, layout, every=every, limit=limit)
     results = _Results(output)
     send = scheduler is not None and not shared
     with results.lock():
+        results.claim(dataset)
         progress("opening models")
         pairings = [
             _pair(
@@ -133,6 +149,7 @@ def score(
         ]
         if all(one.fault for one in pairings):
             raise FormatError("\n".join(one.fault for one in pairings))
+        _tell_unused(checkpoints, pairings, announce)
         contest = _Contest(opened, _tell_apart(pairings), results, send, progress)
         memory = count_memory(pairings, opened)
         with open_crew(
@@ -166,6 +183,14 @@ def _tell_apart(pairings: Sequence[Pairing]) -> list[Pairing]:
             label = f"{folder.parent.parent.name}/{folder.parent.name}/{label}"
         named.append(dataclasses.replace(one, model=dataclasses.replace(one.model, label=label)))
     return named
+
+
+def _tell_unused(weights: Sequence[Path], pairings: Sequence[Pairing], announce: Progress) -> None:
+    specs = (one.donor.donor for one in pairings if one.donor is not None)
+    used = {spec.weights for spec in specs if spec is not None}
+    for path in weights:
+        if path not in used:
+            announce(f"--weights {path}: no donor takes it; donors of random weights take none")
 
 
 def count_memory(pairings: Sequence[Pairing], dataset: Dataset) -> int:
@@ -205,6 +230,27 @@ class _Results:
             return contextlib.nullcontext()
         return lock_folder(self._folder.parent, self._folder)
 
+    def claim(self, dataset: Path) -> None:
+        """Take the folder for a dataset, as often as wanted for the same.
+
+        Raises:
+            OutputExists: it holds the score of another.
+        """
+        if self._folder is None:
+            return
+        file, path = self._folder / DATASET, str(dataset.resolve())
+        known = read_record(file)
+        if known == path:
+            return
+        output = self._folder.parent
+        # What was broken off before there was a score leaves nothing to lose.
+        if isinstance(known, str) and (output / FACTS).exists():
+            raise OutputExists(
+                f"{output} holds the score of {known}, and a score of {path} would replace it; "
+                f"choose another -o, or delete {file} where the dataset has only moved"
+            )
+        write_file_atomically(file, json.dumps(path), force=True)
+
     def find(self, key: str) -> list[list[Figure]] | None:
         listed = None if self._folder is None else read_record(self._folder / f"{key}.json")
         if listed is None:
@@ -243,6 +289,8 @@ class _Contest:
         # Trials of one contender, 0 until the dataset was read once; and those of all that ended.
         self._trials = 0
         self._settled = 0
+        # Frames: figures found on disk, and figures made.
+        self._reused = self._measured = 0
         # Figures by contender and by the place of the trial in the dataset.
         self._parts: dict[str, dict[int, Figures]] = {one.key: {} for one in self._contenders}
         self._notes = {one.model.key: one.fault for one in pairings if one.fault}
@@ -265,6 +313,8 @@ class _Contest:
             figures,
             standings,
             dict(sorted(self._faults.items())),
+            reused=self._reused,
+            measured=self._measured,
         )
 
     def _join(self, contender: Contender) -> Figures:
@@ -283,6 +333,7 @@ class _Contest:
                 kept = self._results.find(key)
                 if kept is not None:
                     self._parts[contender.key][place] = kept
+                    self._reused += _count(kept)
                 elif contender.key not in self._notes:
                     # Not before it is needed: all may be measured already.
                     bare, sent = parcel = parcel or self._send_once(crew, contender)
@@ -303,6 +354,9 @@ class _Contest:
         if not self._send or clip.fault:
             return clip
         try:
+            # A worker that gets no paths can name no picture.
+            if fault := find_odd_size(clip):
+                self._faults[clip.name] = fault
             return pack_clip(clip)
         except SurgeryError as error:
             self._faults[clip.name] = str(error)
@@ -315,6 +369,7 @@ class _Contest:
             self._notes[trial.contender.key] = done.refusal or done.failure
             return
         self._parts[trial.contender.key][place] = done.result.figures
+        self._measured += _count(done.result.figures)
         # What the client knows of a picture, a worker that does not see it knows not better.
         self._faults = {**done.result.faults, **self._faults}
         if not done.result.faults:
@@ -361,6 +416,10 @@ class _Contest:
 
 def _psnr(figure: Figure) -> float:
     return figure.psnr
+
+
+def _count(figures: Figures) -> int:
+    return sum(map(len, figures))
 
 
 def _measure_part(part: _Part) -> Measured:

@@ -20,7 +20,7 @@ def make_table(found: Score) -> Table:
     table = Table(title=escape(title), title_justify="left")
     table.add_column("contender", overflow="fold")
     # Against the donor: in the mean, and where it is furthest off.
-    for heading in ("frames", "PSNR dB", "SSIM", "to donor", "at most"):
+    for heading in ("frames", "PSNR dB", "SSIM", "to donor\ndB", "at most\ndB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in found.standings:
         table.add_row(escape(one.label), *_list_figures(one.total), *_list_differences(one))

@@ -91,6 +91,8 @@ class Score:
             them; none for a clip that cannot be read.
         standings: in the order of the models, each after its donor.
         faults: why a clip cannot be read, by its name.
+        reused: how many frames had been measured before.
+        measured: how many frames were measured for this.
     """
 
     dataset: str
@@ -99,6 +101,8 @@ class Score:
     figures: Mapping[str, Figures]
     standings: list[Standing]
     faults: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reused: int = 0
+    measured: int = 0
 
     def find_worst(self, count: int) -> list[int]:
         """The clips that models did worst on, by the mean PSNR of their worst model."""
@@ -115,7 +119,10 @@ class Score:
         return json.dumps(self.to_facts(), indent=1) + "\n"
 
     def to_facts(self) -> dict[str, Any]:
-        """As JSON can say it; a clip's figures are by the key of a standing."""
+        """As JSON can say it; a clip's figures are by the key of a standing.
+
+        The same whether they were measured now or before.
+        """
         return {
             "dataset": self.dataset,
             "layout": self.layout,

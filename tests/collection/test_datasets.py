@@ -185,6 +185,32 @@ def write_video(path: Path, frames: Sequence[np.ndarray]) -> None:
         container.mux(stream.encode())
 
 
+def test_a_sequence_that_is_too_short_is_told_with_what_is_needed(tmp_path: Path) -> None:
+    for index in range(2):
+        _write(tmp_path / "a" / f"{index}.png", index)
+    short = "its longest sequence has {} frames, and --every {} takes {} in a row{}$"
+    with pytest.raises(SurgeryError, match=short.format(2, "2, the default,", 3, "")):
+        open_dataset(tmp_path)
+    for index in range(7):
+        _write(tmp_path / "b" / f"{index}.png", index)
+    less = "; a smaller --every takes fewer"
+    with pytest.raises(SurgeryError, match=short.format(7, "9", 10, less)):
+        open_dataset(tmp_path, every=9)
+    assert len(_read(tmp_path, every=6)[1]) == 1
+
+
+@pytest.mark.parametrize("layout", [None, "vimeo90k"])
+def test_the_folder_above_is_named_for_the_sequences_of_vimeo(
+    tmp_path: Path, layout: str | None
+) -> None:
+    for index in (1, 2, 3):
+        _write(tmp_path / "set" / "sequences" / "00001" / "0001" / f"im{index}.png", index)
+    with pytest.raises(SurgeryError, match=f"; give the folder above, {tmp_path}/set; "):
+        open_dataset(tmp_path / "set" / "sequences", layout)
+    with pytest.raises(SurgeryError, match="no dataset; accepted"):
+        open_dataset(tmp_path)
+
+
 def test_what_is_no_dataset_is_told_with_what_is(tmp_path: Path) -> None:
     with pytest.raises(SurgeryError, match="no such folder or video"):
         open_dataset(tmp_path / "no")
@@ -193,7 +219,7 @@ def test_what_is_no_dataset_is_told_with_what_is(tmp_path: Path) -> None:
     with pytest.raises(SurgeryError, match="'vimeo'; accepted: vimeo90k, ucf101, snu-film"):
         open_dataset(tmp_path, "vimeo")
     _write(tmp_path / "0.png", 1)
-    with pytest.raises(SurgeryError, match="has no clip; frames is pictures that follow"):
+    with pytest.raises(SurgeryError, match=r"has no clip; frames is pictures that .* takes 3"):
         open_dataset(tmp_path)
     with pytest.raises(SurgeryError, match="--every 1"):
         open_dataset(tmp_path, every=1)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from surgery.cli import app
 from surgery.collection import contenders
-from surgery.collection.contenders import Contender, Pairing, list_folders, pair
+from surgery.collection.contenders import Contender, DonorSpec, Pairing, list_folders, pair
 from surgery.collection.crew import Crew, Job
 from surgery.collection.datasets import Clip, open_dataset
 from surgery.collection.measure_clips import (
@@ -33,7 +33,15 @@ from surgery.collection.measure_clips import (
     measure_frame,
 )
 from surgery.collection.memory import count_folder
-from surgery.collection.score import TRIAL_PIXELS, _Results, cut_trials, make_key, pack_clip, score
+from surgery.collection.score import (
+    TRIAL_PIXELS,
+    _Results,
+    _tell_unused,
+    cut_trials,
+    make_key,
+    pack_clip,
+    score,
+)
 from surgery.collection.tally import ClipName, Score, add_up
 from surgery.conversion import convert
 from surgery.engines import Sample
@@ -45,6 +53,8 @@ from surgery.progress import Progress
 from surgery.proof.inputs import make_samples
 from surgery.proof.tolerances import SCORE_FP16, SCORE_FP32, SCORE_PLAIN_LOOP, SCORE_SSIM
 from surgery.proof.validate import Validation
+from surgery.sources.from_ncnn import EXPORTER as FROM_NCNN
+from surgery.sources.from_onnx import EXPORTER as FROM_ONNX
 from surgery.sources.open_donor import Weights, open_donor
 
 Convert = Callable[[str], tuple[Path, Validation]]
@@ -147,6 +157,8 @@ def test_a_second_run_measures_nothing(
         shared=True,
     )
     assert [one.total for one in again.standings] == [one.total for one in found.standings[:2]]
+    assert (found.measured, found.reused) == (3 * CLIPS, 0)
+    assert (again.measured, again.reused) == (0, 2 * CLIPS)
 
 
 def test_a_folder_that_is_no_model_is_a_row_and_the_others_are_scored(
@@ -292,6 +304,7 @@ def test_the_command_shows_every_contender(
     assert f"torch: {DONOR}" in result.output
     assert "rife-v4-fp32" in result.output
     assert "worst clips" in result.output
+    assert f"\n0 frames measured now, {2 * CLIPS} known before" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
     # Not on a line that the next step overwrites, and not in what the command puts out.
     assert f"the dashboard is at {page}" in result.stderr.splitlines()
@@ -305,6 +318,67 @@ def test_the_command_shows_every_contender(
 def test_a_folder_that_holds_no_scores_is_left_alone(shelf: Path) -> None:
     with pytest.raises(OutputExists, match="holds no scores"):
         score([shelf / "rife-v4-fp32"], shelf / "vimeo", output=shelf / "vimeo")
+
+
+def test_a_score_of_another_dataset_is_left_alone(
+    tmp_path: Path, crew: Crew, write_tiny_model: Callable[[Path, int], None], shelf: Path
+) -> None:
+    write_tiny_model(tmp_path / "rife-v4", 3)
+    shutil.copytree(shelf / "vimeo", tmp_path / "vimeo")
+    models, output = [tmp_path / "rife-v4"], tmp_path / "scores"
+    options: dict[str, Any] = {"output": output, "scheduler": crew.address, "limit": 1}
+    # What was begun and has no score yet is in nobody's way.
+    _Results(output).claim(tmp_path / "vimeo")
+    score(models, shelf / "vimeo", **options)
+    before = (output / "score.json").read_bytes()
+    with pytest.raises(OutputExists, match=r"holds the score of .*/vimeo, .* choose another -o"):
+        score(models, tmp_path / "vimeo", **options)
+    assert (output / "score.json").read_bytes() == before
+    again = score(models, shelf / "vimeo", **options)
+    assert (again.measured, again.reused) == (0, 1)
+    (output / ".results" / "dataset.json").unlink()
+    score(models, tmp_path / "vimeo", **options)
+
+
+def test_weights_that_are_not_there_are_refused_before_any_work(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("surgery.collection.score.open_dataset", None)
+    with pytest.raises(SurgeryError, match=r"--weights .*nosuch\.pkl: no such file or folder"):
+        score(
+            [shelf / "rife-v4-fp32"],
+            shelf / "vimeo",
+            weights=[tmp_path, tmp_path / "nosuch.pkl"],
+            output=tmp_path / "scores",
+        )
+    assert not (tmp_path / "scores").exists()
+
+
+def test_weights_that_no_donor_takes_are_told_at_once(shelf: Path, tmp_path: Path) -> None:
+    weights = [tmp_path / name for name in ("a.pkl", "b.pkl")]
+    pairings = [
+        Pairing(Contender("1", ""), Contender("2", "", donor=DonorSpec("x", path)))
+        for path in (None, weights[0])
+    ]
+    said: list[str] = []
+    _tell_unused(weights, pairings, said.append)
+    assert said == [
+        f"--weights {weights[1]}: no donor takes it; donors of random weights take none"
+    ]
+
+
+def test_a_picture_of_another_size_is_named_where_workers_see_no_paths(
+    tmp_path: Path, crew: Crew, write_tiny_model: Callable[[Path, int], None], shelf: Path
+) -> None:
+    write_tiny_model(tmp_path / "rife-v4", 3)
+    shutil.copytree(shelf / "vimeo", tmp_path / "vimeo")
+    odd = tmp_path / "vimeo" / "sequences" / "00001" / "0002" / "im2.png"
+    write_png(odd, np.zeros((1, 3, 16, 32), np.float32), force=True)
+    found = score([tmp_path / "rife-v4"], tmp_path / "vimeo", scheduler=crew.address)
+    assert found.faults == {
+        "00001/0002": "im2.png is 32x16, and im1.png is 96x64; pictures of one size are accepted"
+    }
+    assert found.measured == CLIPS - 1
 
 
 def test_scores_that_another_client_works_on_are_left_alone(
@@ -341,7 +415,10 @@ def test_a_donor_that_is_another_is_refused_when_it_is_opened(shelf: Path) -> No
     found = pair(shelf / "rife-v4-fp32", random_weights=2)
     assert found.donor is not None
     (clip,) = open_dataset(shelf / "vimeo", limit=1).read()
-    with pytest.raises(SurgeryError, match="its weights are not those that the model was made of"):
+    # Tables and pages put its label before what is wrong.
+    with pytest.raises(
+        SurgeryError, match=r"^its weights are not those that the model was made of"
+    ):
         measure_clips(Trial(found.donor, (clip,)))
 
 
@@ -357,6 +434,25 @@ def test_a_model_without_a_donor_takes_part_alone(shelf: Path, tmp_path: Path) -
     facts["model"]["weights"] = "flownet.pkl"
     (folder / "surgery.json").write_text(json.dumps(facts), encoding="utf-8")
     assert "give them with --weights" in pair(folder).note
+
+
+def test_a_model_made_of_an_onnx_is_scored_alone(shelf: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "rife-v4"
+    shutil.copytree(shelf / "rife-v4-fp32", folder)
+    assert pair(folder).donor is not None
+    given = pair(folder, donor="x.onnx")
+    assert given.donor is None
+    assert "x.onnx is an ONNX, which score does not run in torch" in given.note
+    assert "'surgery validate x.onnx FOLDER' compares the two" in given.note
+    facts = json.loads((folder / "surgery.json").read_text())
+    for exporter, kind in ((FROM_ONNX, "an ONNX"), (FROM_NCNN, "a model folder")):
+        facts["model"] |= {"exporter": exporter, "donor": "theirs"}
+        (folder / "surgery.json").write_text(json.dumps(facts), encoding="utf-8")
+        note = pair(folder).note
+        assert f"'theirs', is {kind}, which score does not run in torch" in note
+        assert "--donor" not in note
+    # Who has its source may name it.
+    assert pair(folder, donor=DONOR).donor is not None
 
 
 @pytest.mark.parametrize("scales", [["a"], [0], [[1]], 5, [10**400]])
@@ -506,7 +602,9 @@ def test_a_clip_that_cannot_be_read_is_told_and_has_no_figures(
     assert [len(figures) for figures in found.figures] == [1, 0, 0]
     assert found.figures[0][0].psnr == EXACT_PSNR
     assert "broken.png is not a picture" in found.faults[absent.name]
-    assert "differ in size: 8x8, 96x64" in found.faults[odd.name]
+    assert found.faults[odd.name] == (
+        "the frame at t = 1 is 8x8, and im1.png is 96x64; pictures of one size are accepted"
+    )
     # Keys and tasks are made of what cannot be read, too.
     assert make_key(contender, [dataclasses.replace(whole, in0=tmp_path / "absent.png")])
     assert list(cut_trials(_List([dataclasses.replace(whole, in0=broken)])))  # type: ignore[arg-type]

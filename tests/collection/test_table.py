@@ -41,6 +41,11 @@ def _render(table: Table | None) -> list[str]:
 def test_every_contender_shows_with_its_parts_and_timesteps() -> None:
     lines = _render(make_table(_score(FIGURES, {})))
     assert lines[0].strip() == "set: 2 clips, arranged as snu-film"
+    headings = [line.replace("┃", " ").split() for line in lines if "┃" in line]
+    assert headings == [
+        ["to", "donor", "at", "most"],
+        ["contender", "frames", "PSNR", "dB", "SSIM", "dB", "dB"],
+    ]
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
     one = next(place for place, line in enumerate(cells) if line[0] == "rife-v4.26-one")
     assert cells[one : one + 5] == [
