@@ -233,15 +233,23 @@ def _refuse_graphs(facts: Mapping[str, Any], donor: str | None) -> None:
     """
     from surgery.sources import from_ncnn, from_onnx
 
-    kinds = {from_onnx.EXPORTER: "an ONNX", from_ncnn.EXPORTER: "a model folder"}
+    kinds = {
+        from_onnx.EXPORTER: (
+            "an ONNX",
+            "'surgery validate HUB.onnx FOLDER' compares the two, where 'surgery lift' makes "
+            "HUB.onnx of an ONNX that others made",
+        ),
+        from_ncnn.EXPORTER: ("a model folder", "'surgery validate THAT FOLDER' compares the two"),
+    }
     is_onnx = donor is not None and Path(donor).suffix.lower() == HUB_SUFFIX
-    kind = kinds.get(from_onnx.EXPORTER if is_onnx else str(facts.get("exporter")))
-    if kind is None or (donor is not None and not is_onnx):
+    made = from_onnx.EXPORTER if is_onnx else str(facts.get("exporter"))
+    if made not in kinds or (donor is not None and not is_onnx):
         return
-    subject = f"what it was made of, {facts.get('donor')!r}," if donor is None else donor
+    kind, advice = kinds[made]
+    subject = donor or f"what it was made of, {facts.get('donor')!r},"
     raise DonorError(
         f"{subject} is {kind}, which score does not run in torch: the folder is scored alone; "
-        f"'surgery validate {donor or 'THAT'} FOLDER' compares the two"
+        f"{advice}"
     )
 
 
