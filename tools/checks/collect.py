@@ -273,14 +273,16 @@ def start(manifest: Path, release: Path, workers: int | None) -> subprocess.Pope
     code = "from surgery.cli import main; main()"
     command = [sys.executable, "-c", code, "collect", str(manifest), "-o", str(release)]
     command += [] if workers is None else ["--workers", str(workers)]
-    # A pipe that nobody reads would stop it when it is full.
-    with locate_log(release).open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    # A pipe that nobody reads would stop it when it is full. What Python's helpers of a killed
+    # command have to say comes late, and goes into the log of the next.
+    said, log = locate_logs(release)
+    with said.open("wb") as output, log.open("wb") as errors:
+        return subprocess.Popen(command, stdout=output, stderr=errors)
 
 
-def locate_log(release: Path) -> Path:
-    """Where what a command says is written."""
-    return release.with_name(f"{release.name}.log")
+def locate_logs(release: Path) -> tuple[Path, Path]:
+    """Where what a command says in the end is written, and what it logs."""
+    return release.with_name(f"{release.name}.txt"), release.with_name(f"{release.name}.log")
 
 
 def collect(manifest: Path, release: Path, workers: int | None = None) -> Result:
@@ -288,10 +290,10 @@ def collect(manifest: Path, release: Path, workers: int | None = None) -> Result
     begin = time.perf_counter()
     start(manifest, release, workers).wait()
     seconds = time.perf_counter() - begin
-    said = locate_log(release).read_text(encoding="utf-8")
+    said, log = (path.read_text(encoding="utf-8") for path in locate_logs(release))
     summary = said.strip().splitlines()[-1] if said.strip() else ""
     if "worked on now" not in summary:
-        raise RuntimeError(said)
+        raise RuntimeError(log + said)
     done = int(summary.rsplit("; ", 1)[1].split()[0])
     rows = read_rows(release)
     made = [row for row in rows if row["status"] == MADE]
