@@ -99,10 +99,9 @@ class Release:
         """Whether the files that a row tells of are there, and nobody has changed them."""
         if row["status"] != MADE:
             return True
-        folder = self.folder / MODELS / row["name"]
+        folder, archive, figures = self._locate(row["name"])
         wanted = {folder / name: facts["sha256"] for name, facts in row["files"].items()}
-        wanted[self.folder / ARCHIVES / row["archive"]["name"]] = row["archive"]["sha256"]
-        wanted[self.folder / PROOFS / f"{row['name']}.json"] = proof
+        wanted |= {archive: row["archive"]["sha256"], figures: proof}
         return all(
             path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
             for path, digest in wanted.items()
