@@ -33,6 +33,9 @@ TIMESTEP = 0.3
 # Their output is a size, whatever the values of their input are.
 SIZE_READERS = ("Shape", "Size")
 _ERRORS_ONLY = 3
+# What onnxruntime says when it gets no memory, under the same error as anything else.
+# Source: onnxruntime bfc_arena.cc; C++ for what is thrown elsewhere in it.
+OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc")
 # What all tensors of the largest RIFE take together, with room: 1.5 GB at 512x512.
 LEAST_BYTES = 3 * 2**29
 BYTES_PER_PIXEL = 8 * 2**10
@@ -199,13 +202,10 @@ def _try_run(
 ) -> list[np.ndarray]:
     try:
         results: list[np.ndarray] = session.run(names and list(names), feed)
-    except MemoryError:
-        raise
     # onnxruntime's exceptions share no base class but Exception.
     except Exception as error:
-        raise HubError(
-            f"onnxruntime cannot run the model at {size[1]}x{size[0]}: {_first_line(error)}"
-        ) from error
+        what = f"onnxruntime cannot run the model at {size[1]}x{size[0]}"
+        raise _explain(error, what) from error
     return results
 
 
@@ -222,10 +222,8 @@ def _open(model: onnx.ModelProto) -> Any:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except EncodeError as error:  # of what was a file, it can only say that memory is short
         raise MemoryError from error
-    except MemoryError:
-        raise
     except Exception as error:  # as in _try_run
-        raise HubError(f"onnxruntime refuses the model: {_first_line(error)}") from error
+        raise _explain(error, "onnxruntime refuses the model") from error
 
 
 def compute_part(
@@ -285,6 +283,13 @@ def run_once(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> np.ndarr
         session = _open(model)
         own = {one.name for one in session.get_inputs()}
         return _try_run(session, None, {n: one for n, one in feed.items() if n in own}, size)[0]
+
+
+def _explain(error: Exception, what: str) -> Exception:
+    """What to raise instead of an error of onnxruntime: `MemoryError` if it got too little."""
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
+        return MemoryError()
+    return HubError(f"{what}: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:
