@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := --constraint tools/constraints.txt
 # A file's tests stay together, since they share what is slow to make; a process takes 1 to 2 GB.
-PARALLEL := --numprocesses=logical --maxprocesses=8 --dist=loadfile
+PARALLEL := --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 # With a process per core, more threads wait for each other: OpenMP's, and software Vulkan's (LP).
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE LP_NUM_THREADS=1
 SANITIZED := build/sanitize
