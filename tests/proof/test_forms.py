@@ -64,9 +64,14 @@ def test_without_a_kernel_the_function_body_is_what_runs(
     assert HubForm(hub, "hub").engines[0] == "onnxruntime-kernel"
 
 
-def test_what_is_neither_is_left_to_others(tmp_path: Path) -> None:
+def test_what_is_neither_is_left_to_others(tmp_path: Path, hub: onnx.ModelProto) -> None:
     assert open_file_form(tmp_path) is None
     assert open_file_form(tmp_path / "IFNet.py") is None
+    (standard,) = (one for one in hub.opset_import if not one.domain)
+    del hub.opset_import[:]
+    hub.opset_import.append(standard)
+    (tmp_path / "foreign.onnx").write_bytes(hub.SerializeToString())
+    assert open_file_form(tmp_path / "foreign.onnx") is None
 
 
 def test_a_broken_hub_file_is_named(tmp_path: Path, hub: onnx.ModelProto) -> None:
