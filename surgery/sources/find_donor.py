@@ -129,7 +129,7 @@ def list_versions() -> dict[str, Path]:
     folder = Path(spec.submodule_search_locations[0])
     found = {read_version(path): path for path in folder.glob("IFNet_HDv3_v*.py")}
     found.pop("", None)  # of a name that is read as no version
-    return dict(sorted(found.items(), key=lambda item: _version_key(item[0])))
+    return dict(sorted(found.items(), key=lambda item: version_key(item[0])))
 
 
 def read_version(path: Path) -> str:
@@ -138,7 +138,8 @@ def read_version(path: Path) -> str:
     return ".".join(part for part in match.groups() if part) if match else ""
 
 
-def _version_key(version: str) -> tuple[int, int, str]:
+def version_key(version: str) -> tuple[int, int, str]:
+    """What puts versions in their order: 4.9, 4.12, 4.12.lite."""
     major, minor, *rest = version.split(".")
     return int(major), int(minor), "".join(rest)
 

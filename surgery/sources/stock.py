@@ -38,7 +38,7 @@ from surgery.sources.call_forward import (
     read_parameters,
 )
 from surgery.sources.choose_scales import choose_scale_list, read_own_scale_list
-from surgery.sources.find_donor import BOTH_STAGES, Donor
+from surgery.sources.find_donor import BOTH_STAGES, Donor, version_key
 from surgery.sources.load_source import (
     LoadedSource,
     Observer,
@@ -283,7 +283,7 @@ def _refuse_ensemble(donor: Donor, reason: str) -> DonorError:
     having = (v for one in ARCHITECTURES if one.has_ensemble for v in one.versions)
     return DonorError(
         f"{donor.label} has no ensemble ({reason}); leave it out, "
-        f"or take a version that has one: {', '.join(having)}"
+        f"or take a version that has one: {', '.join(sorted(having, key=version_key))}"
     )
 
 
