@@ -163,8 +163,14 @@ class Scene:
         x, y = self._pixels()
         for layer in self.layers:
             layer_x, layer_y = layer.motion.to_layer(x, y, time)
-            cover = 1.0 if layer.shape is None else layer.shape.cover(layer_x, layer_y)
-            frame += cover * (layer.texture.draw(layer_x, layer_y) - frame)
+            if layer.shape is None:
+                frame = layer.texture.draw(layer_x, layer_y)
+                continue
+            cover = layer.shape.cover(layer_x, layer_y)
+            seen = cover > 0  # a small part of the frame, and textures are slow to draw
+            if seen.any():
+                drawn = layer.texture.draw(layer_x[None, seen], layer_y[None, seen])[:, 0]
+                frame[:, seen] += cover[seen] * (drawn - frame[:, seen])
         levels = np.rint(np.clip(frame, 0, 1) * LEVELS).astype(np.float32)
         return np.asarray(levels[None] / np.float32(LEVELS))
 
@@ -285,8 +291,10 @@ def _interpolate(lattice: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarra
     along_x, along_y = _ease(x - left), _ease(y - top)
     columns = [np.mod(left + step, LATTICE_SIZE).astype(np.intp) for step in (0, 1)]
     rows = [np.mod(top + step, LATTICE_SIZE).astype(np.intp) for step in (0, 1)]
+    flat = lattice.reshape(len(lattice), -1)  # one index is far faster to look up than two
     upper, lower = (
-        lattice[:, row, columns[0]] * (1 - along_x) + lattice[:, row, columns[1]] * along_x
+        flat.take(row * LATTICE_SIZE + columns[0], axis=1) * (1 - along_x)
+        + flat.take(row * LATTICE_SIZE + columns[1], axis=1) * along_x
         for row in rows
     )
     return np.asarray(upper * (1 - along_y) + lower * along_y)
