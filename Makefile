@@ -7,8 +7,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := --constraint tools/constraints.txt
 # A file's tests stay together, since they share what is slow to make; a process takes 1 to 2 GB.
+# Files start in their order, whose last ones are short: xdist's own, by the number of tests, leaves
+# long ones for the end.
 PARALLEL := --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
-# With a process per core, more threads wait for each other: OpenMP's, and software Vulkan's (LP).
+# With a process per core, more threads wait for each other: OpenMP's, and llvmpipe's (as crew.py).
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE LP_NUM_THREADS=1
 SANITIZED := build/sanitize
 STAMP := .venv/.installed

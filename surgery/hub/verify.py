@@ -25,8 +25,8 @@ LARGEST_PIXEL = Fraction(1, 1024)
 
 
 def is_hub(model: onnx.ModelProto) -> bool:
-    """Whether a model is meant for the hub, legal or not: it names the domain of `rife::Warp`."""
-    return any(opset.domain == warp.DOMAIN for opset in model.opset_import)
+    """Whether a model is meant for the hub, legal or not: it has nodes of `rife::Warp`'s domain."""
+    return any(node.domain == warp.DOMAIN for node in model.graph.node)
 
 
 def read_hub(path: Path) -> onnx.ModelProto:

@@ -559,6 +559,8 @@ def open_file_form(path: Path) -> Form | None:
     Raises:
         SurgeryError: it is one of them and broken.
     """
+    if path.is_dir() and (path / f"{NETWORK}.param").is_file():
+        return open_folder(path)
     if path.suffix == ".onnx":
         from surgery.proof.lowered import LoweredForm, is_lowered
 
@@ -568,6 +570,4 @@ def open_file_form(path: Path) -> Form | None:
         if not is_hub(model):
             return None
         return HubForm(read_hub(path), path.name)
-    if path.is_dir() and (path / f"{NETWORK}.param").is_file():
-        return open_folder(path)
     return None

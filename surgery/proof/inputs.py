@@ -40,7 +40,10 @@ class Texture(Protocol):
     """A coloured plane without end, known at every point of it."""
 
     def draw(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Colours at points; x and y in pixels, [H,W] each, to [3,H,W] of about 0..1."""
+        """Colours at points; x and y in pixels, [H,W] each, to [3,H,W] of about 0..1.
+
+        Any points: neighbours in the arrays need not be neighbours in the plane.
+        """
         ...
 
 
@@ -164,7 +167,7 @@ class Scene:
         for layer in self.layers:
             layer_x, layer_y = layer.motion.to_layer(x, y, time)
             if layer.shape is None:
-                frame = layer.texture.draw(layer_x, layer_y)
+                frame[:] = layer.texture.draw(layer_x, layer_y)
                 continue
             cover = layer.shape.cover(layer_x, layer_y)
             seen = cover > 0  # a small part of the frame, and textures are slow to draw

@@ -139,7 +139,7 @@ def read_version(path: Path) -> str:
 
 
 def version_key(version: str) -> tuple[int, int, str]:
-    """What puts versions in their order: 4.9, 4.12, 4.12.lite."""
+    """Sort key of versions such as 4.9, 4.12 and 4.12.lite; of nothing else."""
     major, minor, *rest = version.split(".")
     return int(major), int(minor), "".join(rest)
 

@@ -443,13 +443,13 @@ def test_a_model_made_of_an_onnx_is_scored_alone(shelf: Path, tmp_path: Path) ->
     given = pair(folder, donor="x.onnx")
     assert given.donor is None
     assert "x.onnx is an ONNX, which score does not run in torch" in given.note
-    assert "'surgery validate HUB.onnx FOLDER' compares the two" in given.note
+    assert "'surgery validate THAT.onnx FOLDER' compares the two" in given.note
     facts = json.loads((folder / "surgery.json").read_text())
     for exporter, kind in ((FROM_ONNX, "an ONNX"), (FROM_NCNN, "a model folder")):
         facts["model"] |= {"exporter": exporter, "donor": "theirs"}
         (folder / "surgery.json").write_text(json.dumps(facts), encoding="utf-8")
         note = pair(folder).note
-        assert ("'surgery lift'" in note) == (kind == "an ONNX")
+        assert ("THAT.onnx" in note) == (kind == "an ONNX")
         assert f"'theirs', is {kind}, which score does not run in torch" in note
         assert "--donor" not in note
     # Who has its source may name it.

@@ -13,6 +13,7 @@ import pytest
 from surgery.errors import HubError
 from surgery.hub.model import from_onnx
 from surgery.hub.verify import read_hub, verify_hub, verify_open
+from surgery.targets.to_onnx import OnnxOptions, lower_model
 
 FLOAT = onnx.TensorProto.FLOAT
 Fault = Callable[[onnx.ModelProto], None]
@@ -296,7 +297,7 @@ def test_a_legal_file_is_read(closed: onnx.ModelProto, tmp_path: Path) -> None:
 
 def test_a_lowered_model_is_told_from_a_hub_model(closed: onnx.ModelProto, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    del closed.opset_import[1]
-    path.write_bytes(closed.SerializeToString())
+    lowered = lower_model(from_onnx(closed), OnnxOptions())
+    path.write_bytes(lowered.SerializeToString())
     with pytest.raises(HubError, match="plain ONNX, whose warps are GridSample"):
         read_hub(path)

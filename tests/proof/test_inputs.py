@@ -57,6 +57,17 @@ def test_truth_at_the_ends_is_the_two_frames(scene: Scene) -> None:
     np.testing.assert_array_equal(scene.draw_frame(0.5), sample.draw_truth())
 
 
+def test_what_a_shape_covers_is_all_that_its_texture_changes(scene: Scene) -> None:
+    frame = np.zeros((3, scene.height, scene.width))
+    y, x = np.mgrid[: scene.height, : scene.width].astype(np.float64)
+    for layer in scene.layers:
+        there = layer.motion.to_layer(x, y, 0.5)
+        cover = layer.shape.cover(*there) if layer.shape else 1.0
+        frame += cover * (layer.texture.draw(*there) - frame)
+    wanted = np.rint(np.clip(frame, 0, 1) * 255).astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(scene.draw_frame(0.5)[0], wanted)
+
+
 def test_motions_are_small_and_large_and_of_all_directions(scene: Scene) -> None:
     flow = scene.displacement(0, 1)
     length = np.hypot(flow[:, 0], flow[:, 1])

@@ -33,6 +33,21 @@ def test_what_is_run_may_take_what_a_network_takes_whatever_is_held() -> None:
     assert observe.run_once(make_model(2**24), FEED).max() == 1 + held[-1]
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("Failed to allocate memory for requested buffer of size 1"), MemoryError),
+        (RuntimeError("std::bad_alloc"), MemoryError),
+        (MemoryError(), MemoryError),
+        (RuntimeError("Invalid rank for input"), HubError),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_anything_else(
+    error: Exception, kind: type[Exception]
+) -> None:
+    assert type(observe._explain(error, "onnxruntime refuses the model")) is kind
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux alone")
 def test_a_model_that_takes_more_is_refused_before_it_has_it() -> None:
     # More than may be left over from what ran before, which a bound on what is mapped lets through.

@@ -86,12 +86,12 @@ def make_inputs(size: Size, names: Sequence[str]) -> dict[str, np.ndarray]:
         name: np.broadcast_to(np.float32(plane), (1, 1, height, width)).astype(np.float32)
         for name, plane in planes.items()
     }
-    inputs |= {"in0": sample.in0, "in1": sample.in1}
+    inputs |= {"in0": sample.in0.copy(), "in1": sample.in1.copy()}
     inputs[DIVISOR] = np.asarray([(width - 1) / 2, (height - 1) / 2], np.float32)
     return {name: inputs[name] for name in names}
 
 
-@functools.lru_cache(maxsize=4)  # a lift asks a dozen times, for no more than two sizes
+@functools.lru_cache(maxsize=2)  # a lift asks a dozen times, for no more sizes
 def _draw_sample(size: Size) -> Sample:
     height, width = size
     (sample,) = make_samples([(width, height)], [TIMESTEP], SEED)
@@ -186,8 +186,8 @@ def _bounded(size: Size) -> Iterator[None]:
             yield
     except MemoryError as error:
         raise HubError(
-            f"the model takes more than {most >> 20} MiB at {size[1]}x{size[0]}, which no RIFE "
-            "does; export it again, with height and width open"
+            f"the model takes more than {most >> 20} MiB at {size[1]}x{size[0]}, or than this "
+            "machine gives; no RIFE takes that much: export it again, with height and width open"
         ) from error
 
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import inliner
 
 from surgery.errors import HubError, UnsupportedOp
-from surgery.hub import warp
+from surgery.hub.verify import is_hub
 from surgery.passes import edit
 from surgery.sources.name_modules import name_after_modules
 from surgery.sources.tidy_export import tidy_export
@@ -43,7 +43,7 @@ def open_foreign(model: onnx.ModelProto) -> gs.Graph:
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:MAX_REASON_CHARACTERS]
         raise HubError(f"not a legal ONNX model: {reason}; export it again") from error
-    if any(node.domain == warp.DOMAIN for node in model.graph.node):
+    if is_hub(model):
         raise HubError(
             "the model has rife::Warp already, so there is nothing to lift: 'surgery translate', "
             "'surgery optimize' and 'surgery lower' take it as it is"
