@@ -69,6 +69,9 @@ SETTINGS = {
     "distributed.admin.large-graph-warning-threshold": "4GB",
     # A worker that died starts again; a busy machine takes its time for that.
     "distributed.deploy.lost-worker-timeout": "60s",
+    # The call stacks that a worker keeps for the dashboard grow for an hour (distributed,
+    # worker.py: profile_history); what is slow here is slow inside of torch and ncnn.
+    "distributed.worker.profile.enabled": False,
 }
 # What of a machine's free memory its workers may be counted to need together.
 MEMORY_PART = 0.8
