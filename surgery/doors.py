@@ -38,8 +38,8 @@ def open_door(text: str, progress: Progress = silent) -> HubModel | None:
         ProofFailed: what was imported or lifted does not compute what its original does.
     """
     from surgery.formats.ncnn_folder import NETWORK
-    from surgery.hub.model import load_hub, read_onnx
-    from surgery.hub.verify import is_hub
+    from surgery.hub.model import from_onnx, read_onnx
+    from surgery.hub.verify import is_hub, require_hub
 
     path = Path(text)
     if path.is_dir() and (path / f"{NETWORK}.param").is_file():
@@ -48,7 +48,8 @@ def open_door(text: str, progress: Progress = silent) -> HubModel | None:
         return None
     read = read_onnx(path)
     if is_hub(read):
-        return load_hub(path)
+        require_hub(read, path)
+        return from_onnx(read)
     progress(f"lifting {path}")
     return _lift(read, path)
 

@@ -36,6 +36,16 @@ def read_hub(path: Path) -> onnx.ModelProto:
         HubError: it is absent, no ONNX, no hub model, or not a legal one.
     """
     model = hub_model.read_onnx(path)
+    require_hub(model, path)
+    return model
+
+
+def require_hub(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse what was read from a file, by the file's name, if it is no legal hub model.
+
+    Raises:
+        HubError: it is none.
+    """
     try:
         hub_model.HubMetadata.from_properties({p.key: p.value for p in model.metadata_props})
         if not is_hub(model):
@@ -46,7 +56,6 @@ def read_hub(path: Path) -> onnx.ModelProto:
         verify_hub(model)
     except HubError as error:
         raise HubError(f"{path}: {error}") from error
-    return model
 
 
 def verify_hub(model: onnx.ModelProto) -> None:

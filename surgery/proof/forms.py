@@ -40,7 +40,7 @@ from surgery.hub.model import (
     is_scale,
     read_onnx,
 )
-from surgery.hub.verify import is_hub, read_hub
+from surgery.hub.verify import is_hub, require_hub
 from surgery.kernel_library import has_kernel
 from surgery.output import FACTS_FILE
 from surgery.passes import pipeline
@@ -569,5 +569,6 @@ def open_file_form(path: Path) -> Form | None:
             return LoweredForm(model, path.name)
         if not is_hub(model):
             return None
-        return HubForm(read_hub(path), path.name)
+        require_hub(model, path)
+        return HubForm(model, path.name)
     return None
